@@ -1,0 +1,1 @@
+"""Scans and masks from disk to tensors: reading, geometry, intensity, tiles, augmentation."""

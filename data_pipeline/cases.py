@@ -1,0 +1,152 @@
+"""The manifest: one case a row, and the one way from a case to its scan and mask."""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from data_pipeline import labels as known_labels
+from data_pipeline import read
+from data_pipeline.errors import InputError
+from data_pipeline.scan import MODALITIES, Mask, Scan
+
+SAMPLE = pathlib.Path(__file__).parent / "sample" / "manifest.csv"
+REQUIRED_COLUMNS = ("id", "modality", "image")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of a manifest. Paths are absolute; an empty string means unknown."""
+
+    id: str
+    modality: str  # "XR" or "CT"
+    image: pathlib.Path  # a file, or a folder holding one DICOM series
+    lung_mask: pathlib.Path | None = None  # None: not annotated, which is not "nothing there"
+    infection_mask: pathlib.Path | None = None
+    dataset: str = ""
+    diagnosis: str = ""
+    patient_id: str = ""
+    view: str = ""
+    licence_image: str = ""
+    licence_mask: str = ""
+    source: str = ""
+    split: str = ""  # "train", "validation", "test", or "" for not said
+    rescale_slope: float | None = None  # CT whose file does not say so itself:
+    rescale_intercept: float | None = None  # HU = slope * stored + intercept
+
+    @property
+    def patient(self) -> str:
+        """The group that splits keep together: the patient, or the case where unknown."""
+        return self.patient_id or f"unknown patient of {self.id}"
+
+    def mask_path(self, label: str) -> pathlib.Path | None:
+        """Returns the mask file of a label; None if it was not annotated."""
+        path: pathlib.Path | None = getattr(self, known_labels.LABELS[label].column)
+        return path
+
+    def annotated(self, labels: Iterable[str]) -> tuple[str, ...]:
+        """Returns those of `labels` that somebody annotated in this case."""
+        return tuple(label for label in labels if self.mask_path(label) is not None)
+
+
+def load(where: pathlib.Path | str = SAMPLE) -> list[Case]:
+    """Reads a manifest, or the manifest.csv of a folder.
+
+    Raises:
+      InputError: if there is none, or naming the row and column that cannot be used.
+    """
+    path = pathlib.Path(where)
+    path = path / "manifest.csv" if path.is_dir() else path
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [c for c in REQUIRED_COLUMNS if c not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{path} lacks the column {', '.join(missing)}; it needs "
+                    f"{', '.join(REQUIRED_COLUMNS)} and may have "
+                    f"{', '.join(f.name for f in dataclasses.fields(Case)[3:])}"
+                )
+            cases = [_case(row, path, line) for line, row in enumerate(reader, start=2)]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; `data_pipeline.index` writes one") from None
+    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    _check_unique(cases, path)
+    return cases
+
+
+def _case(row: dict[str, str | None], manifest: pathlib.Path, line: int) -> Case:
+    text = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    where = f"{manifest}, line {line}"
+    if not text["id"] or not text["image"]:
+        raise InputError(f"{where}: id and image must not be empty")
+    if text["modality"] not in MODALITIES:
+        raise InputError(f"{where}: modality is {text['modality']!r}; known: {MODALITIES}")
+    if text.get("split", "") not in ("", *SPLITS):
+        raise InputError(f"{where}: split is {text['split']!r}; known: {SPLITS} or empty")
+    values: dict[str, object] = {}
+    for field in dataclasses.fields(Case):
+        value = text.get(field.name, "")
+        if field.name == "image" or field.name.endswith("_mask"):
+            values[field.name] = manifest.parent.resolve() / value if value else None
+        elif field.name.startswith("rescale_"):
+            values[field.name] = _number(value, f"{where}: {field.name}") if value else None
+        else:
+            values[field.name] = value
+    return Case(**values)  # type: ignore[arg-type]
+
+
+def _number(value: str, what: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"{what} is {value!r}, which is no number") from None
+
+
+def _check_unique(cases: Sequence[Case], manifest: pathlib.Path) -> None:
+    seen: set[str] = set()
+    for case in cases:
+        if case.id in seen:
+            raise InputError(f"{manifest}: id {case.id!r} stands twice; each case needs its own")
+        seen.add(case.id)
+
+
+def select(cases: Iterable[Case], modality: str, labels: Sequence[str]) -> list[Case]:
+    """Returns the cases of a modality that have at least one of the labels annotated."""
+    return [c for c in cases if c.modality == modality and c.annotated(labels)]
+
+
+def read_scan(case: Case) -> Scan:
+    """Reads the scan of a case.
+
+    Raises:
+      InputError: naming the file, if it cannot be read.
+    """
+    return read.scan(case.image, case.modality, case.rescale_slope, case.rescale_intercept)
+
+
+def read_mask(case: Case, labels: Sequence[str], grid: tuple[int, ...]) -> Mask:
+    """Reads the annotated ones of `labels`; foreground is where a mask file is above 0.
+
+    Args:
+      case: the case.
+      labels: what is wanted; labels that nobody annotated are left out of the result.
+      grid: the scan's shape, which the mask must have too.
+
+    Raises:
+      InputError: naming the file, if it cannot be read or lies on another grid.
+    """
+    present = case.annotated(labels)
+    planes = np.zeros((len(present), *grid), np.bool_)
+    for plane, label in zip(planes, present, strict=True):
+        path = case.mask_path(label)
+        assert path is not None  # noqa: S101 - annotated() says so; this tells the type checker
+        values = read.classes(path)
+        if values.shape != grid:
+            raise InputError(f"{path} is {values.shape}, its image {case.image} is {grid}")
+        plane[...] = values > 0
+    return Mask(planes, present)

@@ -1,0 +1,71 @@
+"""The contract that travels with the weights, from training to the served model."""
+
+import dataclasses
+import json
+import pathlib
+
+from data_pipeline.errors import InputError
+from data_pipeline.scan import MODALITIES, UNITS
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """What a network takes and gives; saved as spec.json in a run and in an export.
+
+    A scan is first brought onto a frame: letterboxed into `frame`, or resampled to
+    `spacing_mm`. The frame is cut into tiles of `shape`, which is what the network sees;
+    a frame as large as the tile is the common case of one tile a scan.
+    """
+
+    modality: str  # "XR" or "CT"
+    labels: tuple[str, ...]
+    shape: tuple[int, ...]  # of a tile: (rows, cols), or (slices, rows, cols)
+    units: str = "stored"  # "HU" or "stored"
+    frame: tuple[int, ...] | None = None  # letterbox target; None: the tile's shape
+    spacing_mm: tuple[float, ...] | None = None  # resample to this instead of letterboxing
+    neighbours: int = 0  # slices on either side, as further channels (2.5D)
+    window: tuple[float, float] | None = None  # in `units`; None: each image's own percentiles
+    percentiles: tuple[float, float] = (0.5, 99.5)  # used where window is None
+    denoise: str = "none"  # "none", "median" (3 x 3) or "gaussian" (sigma 1 pixel)
+    clahe: bool = False  # contrast-limited adaptive histogram equalisation, after the window
+    conventions: tuple[str, ...] = ()  # what each label covers, in words
+
+    def __post_init__(self) -> None:
+        """Raises InputError on a setting that no model could follow."""
+        if self.modality not in MODALITIES:
+            raise InputError(f"unknown modality {self.modality}; known: {', '.join(MODALITIES)}")
+        if self.units not in UNITS:
+            raise InputError(f"unknown units {self.units}; known: {', '.join(UNITS)}")
+        if len(self.shape) not in (2, 3) or min(self.shape) < 1:
+            raise InputError(f"a tile is (rows, cols) or (slices, rows, cols); got {self.shape}")
+        if self.window is None and (self.spacing_mm or self.frame not in (None, self.shape)):
+            raise InputError(
+                "percentiles are taken over a whole image, so an image cut into tiles needs "
+                "a fixed window (low, high)"
+            )
+
+    @property
+    def channels(self) -> int:
+        """How many slices the network sees at once: 1, or more for 2.5D."""
+        return 1 + 2 * self.neighbours
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the spec as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def load(path: pathlib.Path) -> InputSpec:
+    """Reads a spec.json.
+
+    Raises:
+      InputError: if the file is missing or is not a spec.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return InputSpec(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        )
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: this is not a run or an export") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a spec of this version: {error}") from error

@@ -1,0 +1,1 @@
+"""Scores, summaries, figures and speed of any model's masks."""

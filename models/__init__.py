@@ -1,0 +1,1 @@
+"""Networks and the classical baseline, all behind the one Segmenter contract."""

@@ -1,0 +1,1 @@
+"""From a trained run to a served, proven mask: export, server, launcher, clients."""

@@ -1,0 +1,1 @@
+"""Training runs: settings, losses, the fit itself and what it leaves on disk."""
