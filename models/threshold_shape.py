@@ -1,0 +1,67 @@
+"""Shapes that the thresholding baseline is made of: discs, components, hulls, distances.
+
+All lengths are pixels of the working grid, whose longer side is `SIDE`.
+"""
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+SIDE = 256  # pixels of the working grid's longer side
+
+
+def disc(radius: int) -> np.ndarray:
+    """Returns a bool disc as structuring element, (2 radius + 1) pixels across."""
+    offset = np.arange(-radius, radius + 1)
+    return offset[:, None] ** 2 + offset[None, :] ** 2 <= radius**2
+
+
+def opened(plane: np.ndarray, radius: int) -> np.ndarray:
+    """Removes what a disc does not fit into; beyond the picture the plane goes on as it ends."""
+    return _morphology(plane, cv2.MORPH_OPEN, radius)
+
+
+def closed(plane: np.ndarray, radius: int) -> np.ndarray:
+    """Fills notches, vessels and gaps that a disc does not fit into."""
+    return _morphology(plane, cv2.MORPH_CLOSE, radius)
+
+
+def _morphology(plane: np.ndarray, operation: int, radius: int) -> np.ndarray:
+    margin = 2 * radius
+    padded = np.pad(plane.astype(np.uint8), margin, mode="edge")
+    result = cv2.morphologyEx(padded, operation, disc(radius).astype(np.uint8))
+    return result[margin : margin + plane.shape[0], margin : margin + plane.shape[1]] > 0
+
+
+def hull(plane: np.ndarray) -> np.ndarray:
+    """Returns the convex hull of a bool plane, as a bool plane; empty stays empty."""
+    points = cv2.findNonZero(plane.astype(np.uint8))
+    filled = np.zeros(plane.shape, np.uint8)
+    if points is not None:
+        cv2.fillConvexPoly(filled, cv2.convexHull(points), 1)
+    return filled > 0
+
+
+def components(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns numbered face-connected components (0 is none) and the size of each, from 1 on."""
+    numbers, count = ndimage.label(plane)
+    return numbers, np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+
+
+def touching(plane: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Returns those components of a plane that share a pixel with `where`."""
+    numbers, _ = components(plane)
+    return np.isin(numbers, np.unique(numbers[where & plane])) & plane
+
+
+def signed_distance(plane: np.ndarray) -> np.ndarray:
+    """Returns how far each pixel is inside (+) or outside (-) the outline, in pixels.
+
+    float64, (rows, cols). Without any outline, `SIDE` times the sign.
+    """
+    if plane.all() or not plane.any():
+        return np.where(plane, float(SIDE), -float(SIDE))
+    inside = ndimage.distance_transform_edt(plane)
+    outside = ndimage.distance_transform_edt(~plane)
+    # Centres on either side of the outline are each half a pixel from it.
+    return np.where(plane, inside - 0.5, 0.5 - outside)
