@@ -1,0 +1,32 @@
+"""A plain convolutional encoder-decoder without skip connections: the trained baseline.
+
+What it lacks against the U-Net is only what made the U-Net: detail carried past the bottleneck
+(compare SegNet, arXiv:1511.00561, which carries pooling indices). Same blocks, same training.
+"""
+
+import keras
+
+from data_pipeline.spec import InputSpec
+from models import layers
+
+WIDTHS = (16, 32, 64, 96, 128)
+
+
+def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS) -> keras.Model:
+    """Returns a network from (n, *shape, channels) in [0, 1] to (n, *shape, labels) in [0, 1].
+
+    Args:
+      spec: gives shape, channels and labels; sides must be multiples of 2 ** len(widths).
+      widths: channels at each level, the finest first, at half the tile's resolution.
+
+    Raises:
+      InputError: if the tile does not fit.
+    """
+    layers.check_divisible(spec, 2 ** len(widths))
+    x = inputs = keras.Input((*spec.shape, spec.channels))
+    for width in widths:
+        x = layers.conv(x, width, stride=2)
+        x = layers.conv(x, width)
+    for width in reversed(widths):
+        x = layers.conv(layers.upsample(x), width)
+    return keras.Model(inputs, layers.head(x, spec.labels), name="cnn")

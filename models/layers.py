@@ -1,0 +1,53 @@
+"""The building blocks that the networks share, for slices and volumes alike."""
+
+from collections.abc import Sequence
+
+import keras
+
+from data_pipeline.errors import InputError
+from data_pipeline.spec import InputSpec
+
+
+def of_rank(name: str, rank: int) -> type[keras.layers.Layer]:
+    """Returns the Keras layer of a rank: of_rank("Conv", 3) is keras.layers.Conv3D."""
+    layer: type[keras.layers.Layer] = getattr(keras.layers, f"{name}{rank}D")
+    return layer
+
+
+def conv(x: keras.KerasTensor, width: int, *, stride: int = 1, kernel: int = 3) -> keras.KerasTensor:
+    """Convolution, batch normalisation, ReLU: (n, *shape, c) to (n, *shape / stride, width)."""
+    x = of_rank("Conv", len(x.shape) - 2)(
+        width, kernel, strides=stride, padding="same", use_bias=False,
+        kernel_initializer="he_normal",
+    )(x)  # fmt: skip
+    return keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.95)(x))
+
+
+def double_conv(x: keras.KerasTensor, width: int) -> keras.KerasTensor:
+    """Two convolutions of one width, as at each level of the U-Net paper."""
+    return conv(conv(x, width), width)
+
+
+def upsample(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Doubles every side by repeating."""
+    return of_rank("UpSampling", len(x.shape) - 2)(2)(x)
+
+
+def head(x: keras.KerasTensor, labels: Sequence[str]) -> keras.KerasTensor:
+    """One probability a label: float32 (n, *shape, labels), whatever the precision before."""
+    logits = of_rank("Conv", len(x.shape) - 2)(len(labels), 1, dtype="float32", name="logits")(x)
+    return keras.layers.Activation("sigmoid", dtype="float32", name="probabilities")(logits)
+
+
+def check_divisible(spec: InputSpec, factor: int) -> None:
+    """Refuses a tile whose sides a network cannot halve as often as it needs to.
+
+    Raises:
+      InputError: naming the next shape that fits.
+    """
+    if any(side % factor for side in spec.shape):
+        fits = tuple(-(-side // factor) * factor for side in spec.shape)
+        raise InputError(
+            f"every side of a tile must be a multiple of {factor} for this network; "
+            f"got {spec.shape}, the next that fits is {fits}"
+        )

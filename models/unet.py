@@ -1,0 +1,40 @@
+"""U-Net, 2D (arXiv:1505.04597) or 3D (arXiv:1606.06650), for a CPU's budget as well as a GPU's.
+
+Against the paper: batch normalisation, padded convolutions, and a first convolution of stride 2,
+which spends the arithmetic where lungs are outlined rather than on single pixels of noise.
+"""
+
+import keras
+
+from data_pipeline.spec import InputSpec
+from models import layers
+
+WIDTHS = (32, 64, 96, 128, 160)
+
+
+def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = 16) -> keras.Model:
+    """Returns a network from (n, *shape, channels) in [0, 1] to (n, *shape, labels) in [0, 1].
+
+    Args:
+      spec: gives shape, channels and labels; sides must be multiples of 2 ** len(widths).
+      widths: channels at each level, the finest first, at half the tile's resolution.
+      stem: channels at full resolution.
+
+    Raises:
+      InputError: if the tile does not fit.
+    """
+    layers.check_divisible(spec, 2 ** len(widths))
+    *outer, bottom = widths
+    inputs = keras.Input((*spec.shape, spec.channels))
+    x = layers.conv(inputs, widths[0], stride=2)
+    skips = []
+    for width in outer:
+        x = layers.double_conv(x, width)
+        skips.append(x)
+        x = layers.of_rank("MaxPooling", len(spec.shape))(2)(x)
+    x = layers.double_conv(x, bottom)
+    for width, skip in zip(reversed(outer), reversed(skips), strict=True):
+        x = keras.layers.concatenate([layers.upsample(x), skip])
+        x = layers.double_conv(x, width)
+    x = keras.layers.concatenate([layers.upsample(layers.conv(x, stem)), inputs])
+    return keras.Model(inputs, layers.head(layers.conv(x, stem), spec.labels), name="unet")
