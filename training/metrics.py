@@ -5,9 +5,9 @@ from keras import ops
 
 
 class CaseDice(keras.metrics.Metric):
-    """Mean Dice of thresholded frames of one label, those without any foreground left out."""
+    """Mean Dice of thresholded frames, of one label or of all; those without foreground left out."""
 
-    def __init__(self, label: int, name: str) -> None:
+    def __init__(self, label: int | None, name: str) -> None:
         super().__init__(name=name)
         self.label = label
         self.total = self.add_weight(name="total", initializer="zeros")
@@ -20,15 +20,16 @@ class CaseDice(keras.metrics.Metric):
         sample_weight: keras.KerasTensor | None = None,
     ) -> None:
         """Adds a batch: targets and probabilities (n, *shape, labels)."""
-        true = y_true[..., self.label]
-        pixels = tuple(range(1, len(true.shape)))
+        pixels = tuple(range(1, len(y_true.shape) - 1))
         # A label that is not annotated is below 0 everywhere, so no pixel of it counts.
-        known = ops.cast(true >= 0, "float32")
-        truth = ops.cast(true > 0.5, "float32")
-        prediction = known * ops.cast(y_pred[..., self.label] > 0.5, "float32")
+        known = ops.cast(y_true >= 0, "float32")
+        truth = ops.cast(y_true > 0.5, "float32")
+        prediction = known * ops.cast(y_pred > 0.5, "float32")
         size = ops.sum(truth + prediction, axis=pixels)
         dice = 2.0 * ops.sum(truth * prediction, axis=pixels) / ops.maximum(size, 1.0)
         counts = ops.cast(size > 0, "float32")
+        if self.label is not None:
+            dice, counts = dice[:, self.label], counts[:, self.label]
         self.total.assign_add(ops.sum(counts * dice))
         self.count.assign_add(ops.sum(counts))
 

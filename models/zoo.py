@@ -1,0 +1,11 @@
+"""Which models there are. To add one: a file and a line here."""
+
+from models import cnn, threshold, unet
+
+NETWORKS = {  # trained and exported; each builds a keras.Model from an InputSpec
+    "unet": unet.build,
+    "cnn": cnn.build,
+}
+CLASSICAL = {  # nothing to train; each is a Segmenter, made from an InputSpec
+    "threshold": threshold.Threshold,
+}

@@ -1,0 +1,51 @@
+"""The state of an unfinished training on disk, complete or not there at all."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import keras
+
+_WEIGHTS = "state.weights.h5"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a training stands, besides its weights and its optimizer's."""
+
+    step: int
+    epoch: int
+    elapsed_s: float
+    best: float | None  # validation Dice of the best weights so far
+
+
+def save(folder: pathlib.Path, model: keras.Model, state: State) -> None:
+    """Writes weights, optimizer and state below `folder`, replacing the one before.
+
+    Each is a folder of its own named by its step, renamed into place when complete, so that a
+    kill at any moment leaves the newest complete one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".unfinished-{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    model.save_weights(unfinished / _WEIGHTS)
+    (unfinished / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
+    place = folder / f"step-{state.step:09d}"
+    shutil.rmtree(place, ignore_errors=True)
+    unfinished.rename(place)
+    for other in folder.iterdir():
+        if other != place:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def restore(folder: pathlib.Path, model: keras.Model) -> State | None:
+    """Loads the newest complete state into a compiled model; None if there is none."""
+    steps = sorted(folder.glob("step-*"))
+    if not steps:
+        return None
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(steps[-1] / _WEIGHTS)
+    return State(**json.loads((steps[-1] / "state.json").read_text(encoding="utf-8")))

@@ -1,0 +1,88 @@
+"""Every setting of a training run, and the one place where flags become settings."""
+
+import argparse
+import dataclasses
+import pathlib
+from typing import Any
+
+from data_pipeline import labels as known_labels
+from data_pipeline.cases import SAMPLE
+from data_pipeline.errors import InputError
+from data_pipeline.scan import MODALITIES, UNITS
+from models import zoo
+
+DEFAULT_EPOCHS = 24
+
+
+def _flag(default: Any, text: str, **options: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **options})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Trains a network that outlines lungs or infection; `runs/NAME` holds all it leaves."""
+
+    model: str = _flag("unet", "which network", choices=(*zoo.NETWORKS, *zoo.CLASSICAL))
+    data: pathlib.Path = _flag(SAMPLE, "manifest, or folder with a manifest.csv")
+    modality: str = _flag("XR", "which cases", choices=MODALITIES)
+    labels: str = _flag("lung", "what to outline, for example lung,infection")
+    epochs: int | None = _flag(None, f"passes over the data; {DEFAULT_EPOCHS} if no --minutes")
+    minutes: float | None = _flag(None, "wall-clock budget that the schedule is planned into")
+    name: str = _flag("", "the run directory is RUNS/NAME; made from model and time if empty")
+    seed: int = _flag(0, "decides split, order, augmentation and first weights")
+    use_all: bool = _flag(False, "train on every case, without validation and test split")
+    folds: int = _flag(0, "cross-validation: as many trainings, each case tested once")
+    size: int = _flag(256, "side of the square frame an image is fitted into, in pixels")
+    units: str = _flag("", "CT: only cases in HU, or only in stored values", choices=("", *UNITS))
+    denoise: str = _flag("none", "before anything else", choices=("none", "median", "gaussian"))
+    clahe: bool = _flag(False, "equalise contrast locally")
+    batch_size: int = _flag(8, "samples a step and device")
+    learning_rate: float = _flag(2e-3, "at its highest, after warm-up")
+    weight_decay: float = _flag(1e-4, "of AdamW")
+    patience: int = _flag(0, "stop after so many epochs without a better validation Dice; 0: never")
+    precision: str = _flag(
+        "auto", "auto, or a Keras policy", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16")
+    )  # fmt: skip
+    runs: pathlib.Path = _flag(pathlib.Path("runs"), "where run directories are made")
+    cache: pathlib.Path = _flag(pathlib.Path(".cache/frames"), "where decoded frames are kept")
+    resume: bool = _flag(False, "go on with the interrupted run of this name")
+    overwrite: bool = _flag(False, "delete an earlier run of this name first")
+
+    def __post_init__(self) -> None:
+        """Raises InputError on settings that contradict each other or cannot work."""
+        known_labels.parse(self.labels)
+        if self.epochs is not None and self.minutes is not None:
+            raise InputError("give --epochs or --minutes, not both: one plan at a time")
+        for name in ("epochs", "minutes", "size", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
+        if self.folds == 1 or self.folds < 0:
+            raise InputError(f"--folds needs at least 2; got {self.folds}")
+        if self.folds and self.use_all:
+            raise InputError("--folds tests every case once, --use-all tests none: choose one")
+        if self.resume and self.overwrite:
+            raise InputError("--resume goes on with a run, --overwrite deletes it: choose one")
+        if self.resume and not self.name:
+            raise InputError("--resume needs the --name of the run to go on with")
+
+
+def from_flags(argv: list[str] | None = None) -> TrainConfig:
+    """Parses one flag a field; a misspelt flag is an error.
+
+    Raises:
+      InputError: if the settings contradict each other.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m training.run", description=TrainConfig.__doc__, allow_abbrev=False
+    )
+    for field in dataclasses.fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        options = dict(field.metadata)
+        if field.type is bool:
+            parser.add_argument(flag, action="store_true", help=options["help"])
+            continue
+        kind = {int | None: int, float | None: float}.get(field.type, field.type)
+        options["help"] += "" if field.default in ("", None) else " (default: %(default)s)"
+        parser.add_argument(flag, type=kind, default=field.default, **options)
+    return TrainConfig(**vars(parser.parse_args(argv)))

@@ -1,0 +1,122 @@
+"""What a run will do, derived from its settings and its data, before anything is computed."""
+
+import dataclasses
+import pathlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from data_pipeline import augment, cases, intensity, labels, raster, split
+from data_pipeline.cases import Case
+from data_pipeline.errors import InputError
+from data_pipeline.spec import InputSpec
+from training.config import TrainConfig
+
+# What the label covers in each data set; a model must not learn two conventions unawares.
+_BEHIND_THE_HEART = "lung includes the region behind the heart and below the diaphragm's dome"
+_CONVENTIONS = {
+    "kermany_v7": _BEHIND_THE_HEART,
+    "hannover_v7": _BEHIND_THE_HEART,
+    "ieee_v7": _BEHIND_THE_HEART,
+    "gb_infection": _BEHIND_THE_HEART,
+    "medseg": "infection is ground glass (1) and consolidation (2), without pleural effusion",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One training, ready to start."""
+
+    config: TrainConfig
+    directory: pathlib.Path
+    spec: InputSpec
+    cases: tuple[Case, ...]
+    splits: dict[str, str]  # case id to train, validation or test
+    policy: augment.Policy
+
+    def part(self, name: str) -> list[Case]:
+        """Returns the cases of a split."""
+        return [case for case in self.cases if self.splits[case.id] == name]
+
+
+def make(config: TrainConfig) -> list[Plan]:
+    """Returns the trainings that a configuration asks for: one, or one a fold.
+
+    Raises:
+      InputError: if the data cannot be read, or holds nothing to learn from.
+    """
+    chosen = tuple(_select(config))
+    directory = config.runs / (config.name or _name(config))
+    spec = _spec(config, chosen)
+    policy = augment.XRAY if config.modality == "XR" else augment.CT
+    if not config.folds:
+        splits = _splits(config, chosen)
+        return [Plan(config, directory, spec, chosen, splits, policy)]
+    fold_of = split.folds(chosen, config.folds, config.seed)
+    return [
+        Plan(
+            config,
+            directory / f"fold{fold}",
+            spec,
+            chosen,
+            {id: "test" if number == fold else "train" for id, number in fold_of.items()},
+            policy,
+        )
+        for fold in range(config.folds)
+    ]
+
+
+def _select(config: TrainConfig) -> list[Case]:
+    wanted = labels.parse(config.labels)
+    everything = cases.load(config.data)
+    chosen = cases.select(everything, config.modality, wanted)
+    if config.units:
+        chosen = [case for case in chosen if _units(case) == config.units]
+    for label in wanted:
+        if not any(case.annotated([label]) for case in chosen):
+            raise InputError(
+                f"{config.data}: none of {len(everything)} cases is {config.modality}"
+                f"{' in ' + config.units if config.units else ''} with {label} annotated"
+            )
+    return chosen
+
+
+def _units(case: Case) -> str:
+    """Returns what the numbers of a case's file mean, as data_pipeline.read will say."""
+    told = case.rescale_slope is not None or case.rescale_intercept is not None
+    plain = case.modality == "XR" or case.image.suffix.lower() in raster.SUFFIXES
+    return "stored" if plain and not told else "HU"
+
+
+def _spec(config: TrainConfig, chosen: Sequence[Case]) -> InputSpec:
+    counts = Counter(_units(case) for case in chosen)
+    if len(counts) > 1:
+        told = ", ".join(f"{count} in {units}" for units, count in sorted(counts.items()))
+        raise InputError(
+            f"{config.data}: the {config.modality} cases mix intensities ({told}), which one "
+            "network cannot take; choose with --units HU or --units stored"
+        )
+    units = next(iter(counts))
+    datasets = sorted({case.dataset for case in chosen})
+    return InputSpec(
+        modality=config.modality,
+        labels=labels.parse(config.labels),
+        shape=(config.size, config.size),
+        units=units,
+        window=intensity.LUNG_WINDOW_HU if units == "HU" else None,
+        denoise=config.denoise,
+        clahe=config.clahe,
+        conventions=tuple(f"{d}: {_CONVENTIONS[d]}" for d in datasets if d in _CONVENTIONS),
+    )
+
+
+def _splits(config: TrainConfig, chosen: Sequence[Case]) -> dict[str, str]:
+    if config.use_all:
+        return {case.id: "train" for case in chosen}
+    return split.assign(chosen, config.seed)
+
+
+def _name(config: TrainConfig) -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    what = config.labels.replace(",", "-").replace(" ", "")
+    return f"{config.model}-{config.modality.lower()}-{what}-{stamp}"

@@ -1,0 +1,182 @@
+"""What a run leaves in words: config.json, and model_card.md for whoever finds it later."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections import Counter
+from typing import Any
+
+import keras
+
+from data_pipeline.cases import Case
+from data_pipeline.errors import InputError
+from training import device
+from training.pace import Pace
+from training.plan import Plan
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
+
+# Settings that may differ between a run and its resumption: they do not change what is learnt.
+_FREE = {"resume", "overwrite", "cache", "runs", "name", "data"}
+
+
+def start(plan: Plan) -> None:
+    """Writes config.json: every setting, and on what it runs."""
+    chosen = device.strategy()
+    _write(
+        plan.directory,
+        _settings(plan)
+        | {
+            "spec": dataclasses.asdict(plan.spec),
+            "data_sha256": data_hash(plan.cases),
+            "device": device.describe(chosen),
+            "precision_used": device.precision(plan.config.precision),
+            "versions": {p: _version(p) for p in _PACKAGES} | {"python": platform.python_version()},
+            "git_commit": _git_commit(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        },
+    )
+
+
+def start_folds(plans: list[Plan]) -> None:
+    """Writes the config.json that makes the folder of the folds a run of its own."""
+    _write(plans[0].directory.parent, _settings(plans[0]))
+
+
+def finish(plan: Plan, network: keras.Model, pace: Pace) -> None:
+    """Adds the outcome to config.json and writes model_card.md."""
+    written = _read(plan.directory)
+    written["parameters"] = network.count_params()
+    written["steps"] = pace.step
+    written["train_seconds"] = round(pace.elapsed_s(), 1)
+    _write(plan.directory, written)
+    card = _card(plan, written)
+    (plan.directory / "model_card.md").write_text(card, encoding="utf-8")
+
+
+def check_same(plan: Plan) -> None:
+    """Refuses to resume a run with other settings than it was started with.
+
+    Raises:
+      InputError: naming the first setting that differs.
+    """
+    before = _read(plan.directory)
+    for name, value in _settings(plan).items():
+        if name not in _FREE and before.get(name) != value:
+            raise InputError(
+                f"{plan.directory} was started with --{name.replace('_', '-')} "
+                f"{before.get(name)}, not {value}; resume with the same settings"
+            )
+    if before.get("data_sha256") != data_hash(plan.cases):
+        raise InputError(f"{plan.directory} was started on other data than {plan.config.data}")
+
+
+def data_hash(cases: tuple[Case, ...]) -> str:
+    """Returns a digest of the images and masks of some cases, by content."""
+    digest = hashlib.sha256()
+    for case in sorted(cases, key=lambda c: c.id):
+        digest.update(case.id.encode())
+        for path in (case.image, case.lung_mask, case.infection_mask):
+            for file in _files(path):
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _files(path: pathlib.Path | None) -> list[pathlib.Path]:
+    if path is None or not path.exists():
+        return []
+    return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    settings = dataclasses.asdict(plan.config)
+    data = plan.config.data.resolve()
+    inside = data.is_relative_to(pathlib.Path.cwd())
+    settings["data"] = os.path.relpath(data) if inside else str(data)
+    return {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in settings.items()}
+
+
+def _read(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read, so {directory} is not a run: {error}") from error
+    return settings
+
+
+def _write(directory: pathlib.Path, content: dict[str, Any]) -> None:
+    unfinished = directory / f".config.json.{os.getpid()}"
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(directory / "config.json")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    here = pathlib.Path(__file__).parent
+    try:
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip()
+
+
+def _card(plan: Plan, written: dict[str, Any]) -> str:
+    counts = Counter(plan.splits[case.id] for case in plan.cases)
+    patients = len({case.patient for case in plan.cases})
+    unknown = sum(not case.patient_id for case in plan.cases)
+    licences = Counter(
+        (c.dataset, c.licence_image or "not stated", c.licence_mask or "not stated")
+        for c in plan.cases
+    )
+    lines = [
+        f"# {written['model']}: {', '.join(plan.spec.labels)} on {plan.spec.modality}",
+        "",
+        f"Trained {written['started']} from `{written['data']}`, "
+        f"{written['parameters']:,} parameters, {written['steps']} steps in "
+        f"{written['train_seconds'] / 60:.1f} minutes on {written['device']} "
+        f"({written['precision_used']}); saved in float32.",
+        "",
+        "## Data",
+        f"{len(plan.cases)} cases of {patients} patients"
+        + (f" ({unknown} cases of unknown patients, each counted as its own)" if unknown else "")
+        + ": "
+        + ", ".join(f"{n} {name}" for name, n in counts.items())
+        + ". Splits are by patient; see `splits.csv`.",
+        "",
+        "| data set | licence of images | licence of masks | cases |",
+        "|---|---|---|---|",
+        *(f"| {d} | {i} | {m} | {n} |" for (d, i, m), n in sorted(licences.items())),
+        "",
+        "## What a label covers",
+        *(f"- {text}" for text in plan.spec.conventions or ("not recorded for this data",)),
+        "",
+        "## Scores",
+        "Validation Dice during training is in `history.csv`, on frames as the network sees "
+        "them. For scores on the original grid with 95 % intervals:",
+        "",
+        f"    python -m evaluation.run {plan.directory} threshold --out results/"
+        f"{plan.directory.name}",
+        "",
+        "## Intended use and limits",
+        "Research on segmentation of lungs and infection. Not a medical device; not for "
+        "diagnosis or treatment. Trained on the data sets above only: other scanners, ages, "
+        "views and label conventions will score lower. In the openly licensed X-rays COVID-19 "
+        "cases are adults and the others mostly children, so differences between them say "
+        "nothing about the disease.",
+        "",
+    ]
+    return "\n".join(lines)
