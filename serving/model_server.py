@@ -1,0 +1,39 @@
+"""Serves SavedModels over gRPC and REST, as tensorflow_model_server does, in one process.
+
+    python -m serving.model_server --model_name=lung_unet --model_base_path=exports/lung_unet \
+        --rest_api_port=8501
+
+The flags, the configuration files and both APIs are those of TensorFlow Serving; see
+docs/serving_server.md for what differs. It listens on 127.0.0.1 unless --bind_address says
+otherwise, and finishes requests under way on SIGTERM.
+"""
+
+import logging
+import os
+
+from data_pipeline import errors
+from serving.server import flags as server_flags
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the server until it is told to stop."""
+    with errors.one_line_for_bad_input():
+        flags = server_flags.parse(argv)
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s] %(message)s"
+        )
+        logging.getLogger("tensorflow").setLevel(logging.WARNING)
+        for warning in server_flags.warnings(flags):
+            logging.getLogger(__name__).warning(warning)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+        # TensorFlow takes seconds to import; a misspelt flag should not.
+        from serving.server import server
+
+        if flags.version:
+            print(server.version_text())
+            return
+        server.serve(flags)
+
+
+if __name__ == "__main__":
+    main()

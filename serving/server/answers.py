@@ -1,0 +1,115 @@
+"""Every call of both APIs as a function from a request message to a reply message."""
+
+import dataclasses
+import time
+
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from serving.server import inference, metrics, predict, status
+from serving.server.core import Core
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadline:
+    """When a caller stops waiting, on the monotonic clock; None is never."""
+
+    at_s: float | None = None
+
+    @classmethod
+    def after(cls, seconds: float | None) -> "Deadline":
+        """A deadline a while from now."""
+        return cls(None if seconds is None else time.monotonic() + seconds)
+
+    def left_s(self) -> float | None:
+        """Seconds left.
+
+        Raises:
+          ServingError: DEADLINE_EXCEEDED if there are none.
+        """
+        if self.at_s is None:
+            return None
+        left = self.at_s - time.monotonic()
+        if left <= 0:
+            raise status.ServingError(status.code_of(4), "Deadline exceeded before the run began")
+        return left
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What the server knows how to answer. Thread-safe."""
+
+    core: Core
+    run: predict.Run
+    options: predict.Options
+
+    def predict(self, request: predict_pb2.PredictRequest, deadline: Deadline) -> bytes:
+        """A serialised PredictResponse."""
+        _require_spec(request)
+        with self.core.acquire(request.model_spec) as servable:
+            answer = predict.predict(servable, request, self.run, self.options, deadline.left_s())
+        return predict.serialise(answer, as_content=self.options.reply_as_content)
+
+    def classify(
+        self, request: classification_pb2.ClassificationRequest, deadline: Deadline
+    ) -> classification_pb2.ClassificationResponse:
+        """Labels and scores."""
+        _require_spec(request)
+        with self.core.acquire(request.model_spec) as servable:
+            return inference.classify(servable, request, self.run, self.options, deadline.left_s())
+
+    def regress(
+        self, request: regression_pb2.RegressionRequest, deadline: Deadline
+    ) -> regression_pb2.RegressionResponse:
+        """One value an example."""
+        _require_spec(request)
+        with self.core.acquire(request.model_spec) as servable:
+            return inference.regress(servable, request, self.run, self.options, deadline.left_s())
+
+    def multi_inference(
+        self, request: inference_pb2.MultiInferenceRequest, deadline: Deadline
+    ) -> inference_pb2.MultiInferenceResponse:
+        """Several signatures on the same examples."""
+        if not request.tasks:
+            raise status.invalid("MultiInferenceRequest must have at least one task")
+        with self.core.acquire(request.tasks[0].model_spec) as servable:
+            return inference.multi_inference(
+                servable, request, self.run, self.options, deadline.left_s()
+            )
+
+    def reload(
+        self, request: model_management_pb2.ReloadConfigRequest
+    ) -> model_management_pb2.ReloadConfigResponse:
+        """Takes a new configuration, and tells by how much the metrics asked for grew."""
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise status.invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
+        before = {name: _metric(name) for name in request.metric_names}
+        self.core.reload(request.config)
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        if "metric" in response.DESCRIPTOR.fields_by_name:
+            for name, value in before.items():
+                response.metric.add(name=name, int64_value_increase=_metric(name) - value)
+        return response
+
+
+def _metric(name: str) -> int:
+    counter = metrics.COUNTERS.get(name)
+    return counter.first() if counter else 0
+
+
+def _require_spec(
+    request: predict_pb2.PredictRequest
+    | classification_pb2.ClassificationRequest
+    | regression_pb2.RegressionRequest,
+) -> None:
+    if not request.HasField("model_spec"):
+        raise status.invalid("Missing ModelSpec")
