@@ -1,0 +1,140 @@
+"""The folder that an evaluation leaves: scores, summary, tables, figures and the dashboard."""
+
+import csv
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import math
+import os
+import pathlib
+import platform
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+
+from data_pipeline.cases import Case
+from evaluation import figures, gallery, summary, tables
+from evaluation.entrants import Entrant
+from evaluation.score import CaseScore, LabelScore
+from evaluation.scoring import Outcome
+from evaluation.selection import Trial
+from evaluation.summary import Summary
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "opencv-python-headless")
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What a reader must know to repeat an evaluation."""
+
+    command: str
+    date: str
+    manifest: str
+    manifest_sha256: str
+    split: str
+    seed: int
+    entrants: dict[str, Mapping[str, object]]
+    versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        entrants: Iterable[Entrant],
+        manifest: pathlib.Path,
+        split: str,
+        seed: int,
+        command: str,
+    ) -> "Provenance":
+        """Describes the evaluation that is running."""
+        file = manifest / "manifest.csv" if manifest.is_dir() else manifest
+        return cls(
+            command=command,
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            manifest=str(manifest),
+            manifest_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            split=split,
+            seed=seed,
+            entrants={entrant.name: entrant.describe() for entrant in entrants},
+            versions={"python": platform.python_version(), **_versions()},
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(
+    out: pathlib.Path,
+    trials: Sequence[Trial],
+    outcome: Outcome,
+    found: Summary,
+    provenance: Provenance,
+    *,
+    keep_masks: bool,
+) -> None:
+    """Writes every file of a results folder, and removes what was kept for an interruption."""
+    rows = [row for scored in outcome.scored for row in scored.rows]
+    of_cases = [scored.case for scored in outcome.scored]
+    write_csv(out / "scores.csv", LabelScore, rows)
+    write_csv(out / "cases.csv", CaseScore, of_cases)
+    summary.save_json(out / "summary.json", _json(found, outcome, provenance))
+    body = tables.rows(found.labels)
+    summary.save_text(out / "table.md", tables.markdown(tables.HEADER, body))
+    summary.save_text(out / "table.tex", tables.latex(tables.HEADER, body))
+    summary.save_text(out / "table.csv", tables.as_csv(found))
+
+    kept_rows = [row for row in rows if row.case_id not in found.left_out]
+    scores = summary.table(kept_rows, LabelScore)
+    by_case = summary.table([c for c in of_cases if c.case_id not in found.left_out], CaseScore)
+    figures.save(figures.all_figures(scores, by_case, found), out / "figures")
+    by_id: dict[str, Case] = {trial.case.id: trial.case for trial in trials}
+    masks = out / "unfinished" / "masks"
+    gallery.save_sheet(out / "figures" / "gallery.png", gallery.picks(scores), by_id, masks)
+    if keep_masks:
+        _replace_folder(masks, out / "masks")
+    # With failures it stays, so that the next try scores only what failed.
+    if not outcome.failures:
+        shutil.rmtree(out / "unfinished")
+
+
+def _json(found: Summary, outcome: Outcome, provenance: Provenance) -> dict[str, object]:
+    return {
+        **{f.name: getattr(found, f.name) for f in dataclasses.fields(found)},
+        "failures": outcome.failures,
+        "provenance": provenance,
+    }
+
+
+def write_csv(
+    path: pathlib.Path, kind: type, rows: Iterable[LabelScore] | Iterable[CaseScore]
+) -> None:
+    """Writes rows as CSV in the order of their fields; NaN is an empty cell."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_cell(getattr(row, name)) for name in names] for row in rows)
+    unfinished.replace(path)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.9g}"
+    return value
+
+
+def _replace_folder(source: pathlib.Path, target: pathlib.Path) -> None:
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    shutil.copytree(source, target)
+    shutil.rmtree(old, ignore_errors=True)

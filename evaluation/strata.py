@@ -1,0 +1,97 @@
+"""Groups of cases that readers ask about, each with the warning that belongs to it."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+COVID, NON_COVID, NORMAL, UNKNOWN = "COVID-19", "non-COVID", "normal", "unknown"
+GROUPS = (COVID, NON_COVID, NORMAL, UNKNOWN)
+
+# Who is on the images of data sets whose makers say so, by the start of a data set's name.
+POPULATIONS = {
+    "kermany": "children aged one to five from Guangzhou (Kermany et al., Cell 2018)",
+    "hannover": "adults of one hospital in Hannover",
+    "ieee": "adults, from publications",
+    "medseg": "adults, slices chosen because they show COVID-19",
+}
+
+
+def diagnosis_group(diagnosis: str) -> str:
+    """Returns COVID-19, non-COVID (another disease), normal, or unknown."""
+    said = str(diagnosis).strip().lower()
+    if said in ("", "nan", "unknown"):
+        return UNKNOWN
+    if said.startswith("non-covid"):
+        return NON_COVID
+    if "covid" in said or "sars-cov-2" in said:
+        return COVID
+    return NORMAL if said in ("normal", "healthy", "no finding") else NON_COVID
+
+
+@dataclasses.dataclass(frozen=True)
+class Stratification:
+    """One way to divide the rows of scores.csv."""
+
+    name: str
+    group_of: Callable[[pd.DataFrame], pd.Series]
+
+
+def _lesion_size(scores: pd.DataFrame) -> pd.Series:
+    """Returns thirds of the true mask's share of the image; empty truths are their own group."""
+    share = (scores["true_positive"] + scores["false_negative"]) / scores["n_pixels"]
+    groups = pd.Series("empty", index=scores.index, dtype=object)
+    for label, rows in scores.groupby("label").groups.items():
+        there = share[rows][share[rows] > 0]
+        if there.empty:
+            continue
+        low, high = np.quantile(there.groupby(scores["case_id"]).first(), [1 / 3, 2 / 3])
+        groups[there.index] = [_third(label, value, low, high) for value in there]
+    return groups
+
+
+def _third(label: object, value: float, low: float, high: float) -> str:
+    if value <= low:
+        return f"small (up to {low:.1%} of the image)"
+    return f"medium (up to {high:.1%})" if value <= high else f"large (above {high:.1%})"
+
+
+STRATIFICATIONS = (
+    Stratification("diagnosis", lambda scores: scores["diagnosis"].map(diagnosis_group)),
+    Stratification("dataset", lambda scores: scores["dataset"].replace("", "unknown")),
+    Stratification("view", lambda scores: scores["view"].replace("", "unknown")),
+    Stratification("size of the true mask", _lesion_size),
+)
+
+
+def confounder(rows: pd.DataFrame) -> str:
+    """Returns why COVID-19 and other cases of a table cannot be compared; "" if they can.
+
+    Where no data set holds both, whatever differs between data sets (age, hospital, device,
+    the annotator's convention) passes for a difference between diseases.
+
+    Args:
+      rows: columns dataset and diagnosis; one row a case is enough.
+    """
+    groups = rows["diagnosis"].map(diagnosis_group)
+    covid = set(rows.loc[groups == COVID, "dataset"])
+    others = set(rows.loc[groups.isin((NON_COVID, NORMAL)), "dataset"])
+    if not covid or not others:
+        return ""
+    shared = covid & others
+    within = rows["dataset"].isin(shared) & (groups != UNKNOWN)
+    if within.sum() > 0.5 * (groups != UNKNOWN).sum():
+        return ""
+    people = [
+        f"{name} shows {who}"
+        for name in sorted(covid | others)
+        for start, who in POPULATIONS.items()
+        if name.startswith(start)
+    ]
+    return (
+        f"CONFOUNDED: COVID-19 cases come from {', '.join(sorted(covid))}, the others from "
+        f"{', '.join(sorted(others))}"
+        + (f" ({'; '.join(people)})" if people else "")
+        + ". A difference between them may be age, hospital, device or annotation, not disease."
+    )
