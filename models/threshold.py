@@ -4,6 +4,8 @@ It says what a trained network must beat. Works on any image size: a scan is bro
 working grid, outlined there, and the outline brought back to the scan's grid.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from data_pipeline import geometry
@@ -36,40 +38,43 @@ class Threshold:
             raise InputError(
                 f"{scan.source}: it is {scan.modality}, this model is for {self.spec.modality}"
             )
-        slices = scan.voxels[None] if scan.voxels.ndim == 2 else scan.voxels
-        working = [_shrink(voxels) for voxels in slices]
-        lungs = _lungs(working, scan)
-        planes = {"lung": lungs}
-        if "infection" in self.spec.labels:
-            planes["infection"] = [
-                _infection(voxels, lung, scan) for voxels, lung in zip(working, lungs, strict=True)
-            ]
+        slices = scan.voxels.reshape(-1, *scan.shape[-2:])
+        working = [_shrunk(voxels) for voxels in slices]
+        outline = _outline_ct if scan.modality == "CT" else _outline_xray
         result = np.empty((len(self.spec.labels), *slices.shape), np.float32)
-        for label, target in zip(self.spec.labels, result, strict=True):
-            for index, plane in enumerate(planes[label]):
+        for index, planes in enumerate(outline(working, scan.units, self.spec.labels)):
+            for target, plane in zip(result, planes, strict=True):
                 target[index] = _confidence(plane, slices.shape[1:])
-        return result.reshape(len(self.spec.labels), *scan.shape)
+        return result.reshape(-1, *scan.shape)
 
 
-def _shrink(voxels: np.ndarray) -> np.ndarray:
+def _shrunk(voxels: np.ndarray) -> np.ndarray:
     scale = threshold_shape.SIDE / max(voxels.shape)
-    return geometry.resample(
-        voxels, tuple(max(1, int(length * scale + 0.5)) for length in voxels.shape)
-    )
+    shape = tuple(max(1, int(length * scale + 0.5)) for length in voxels.shape)
+    return geometry.resample(voxels, shape)
 
 
-def _lungs(working: list[np.ndarray], scan: Scan) -> list[np.ndarray]:
-    if scan.modality == "XR":
-        return [threshold_xray.lung(voxels) for voxels in working]
-    air = np.stack([threshold_ct.air_inside(voxels, scan.units) for voxels in working])
-    lungs = threshold_ct.select_lungs(air if len(air) > 1 else air[0])
-    return [threshold_ct.complete(lung) for lung in lungs.reshape(air.shape)]
+def _outline_xray(
+    images: Sequence[np.ndarray], units: str, labels: tuple[str, ...]
+) -> Iterator[list[np.ndarray]]:
+    """Yields for each image one bool plane a label."""
+    for image in images:
+        planes = {"lung": threshold_xray.lung(image)}
+        if "infection" in labels:
+            planes["infection"] = threshold_xray.infection(image, planes["lung"])
+        yield [planes[label] for label in labels]
 
 
-def _infection(voxels: np.ndarray, lung: np.ndarray, scan: Scan) -> np.ndarray:
-    if scan.modality == "XR":
-        return threshold_xray.infection(voxels, lung)
-    return threshold_ct.infection(voxels, lung, scan.units)
+def _outline_ct(
+    slices: Sequence[np.ndarray], units: str, labels: tuple[str, ...]
+) -> Iterator[list[np.ndarray]]:
+    """Yields for each slice one bool plane a label; lungs are selected in the whole volume."""
+    air = np.stack([threshold_ct.air_inside(voxels, units) for voxels in slices])
+    for voxels, aerated in zip(slices, threshold_ct.select_lungs(air), strict=True):
+        planes = {"lung": threshold_ct.complete(aerated)}
+        if "infection" in labels:
+            planes["infection"] = threshold_ct.infection(voxels, aerated, units)
+        yield [planes[label] for label in labels]
 
 
 def _confidence(plane: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:

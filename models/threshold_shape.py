@@ -1,6 +1,7 @@
 """Shapes that the thresholding baseline is made of: discs, components, hulls, distances.
 
-All lengths are pixels of the working grid, whose longer side is `SIDE`.
+All lengths are pixels of the working grid, whose longer side is `SIDE`. Planes are bool
+(rows, cols) unless said otherwise.
 """
 
 import cv2
@@ -22,8 +23,13 @@ def opened(plane: np.ndarray, radius: int) -> np.ndarray:
 
 
 def closed(plane: np.ndarray, radius: int) -> np.ndarray:
-    """Fills notches, vessels and gaps that a disc does not fit into."""
+    """Fills notches and gaps that a disc does not fit into."""
     return _morphology(plane, cv2.MORPH_CLOSE, radius)
+
+
+def dilated(plane: np.ndarray, radius: int) -> np.ndarray:
+    """Grows a plane by `radius` pixels."""
+    return _morphology(plane, cv2.MORPH_DILATE, radius)
 
 
 def _morphology(plane: np.ndarray, operation: int, radius: int) -> np.ndarray:
@@ -33,8 +39,44 @@ def _morphology(plane: np.ndarray, operation: int, radius: int) -> np.ndarray:
     return result[margin : margin + plane.shape[0], margin : margin + plane.shape[1]] > 0
 
 
+def components(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns numbered face-connected components (0 is none) and the size of each, from 1 on.
+
+    Args:
+      plane: bool, of any rank.
+    """
+    numbers, count = ndimage.label(plane)
+    return numbers, np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+
+
+def at_least(plane: np.ndarray, size: float) -> np.ndarray:
+    """Returns the components of a plane or volume that have at least `size` pixels."""
+    numbers, sizes = components(plane)
+    return np.isin(numbers, np.flatnonzero(sizes >= size) + 1)
+
+
+def touching(plane: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Returns those components of a plane that share a pixel with `where`."""
+    numbers, _ = components(plane)
+    return plane & np.isin(numbers, np.unique(numbers[plane & where]))
+
+
+def border(grid: tuple[int, int]) -> np.ndarray:
+    """Returns the outermost pixels of a grid."""
+    plane = np.ones(grid, np.bool_)
+    plane[1:-1, 1:-1] = False
+    return plane
+
+
+def corners(grid: tuple[int, int]) -> np.ndarray:
+    """Returns the four corner pixels of a grid."""
+    plane = np.zeros(grid, np.bool_)
+    plane[np.ix_((0, -1), (0, -1))] = True
+    return plane
+
+
 def hull(plane: np.ndarray) -> np.ndarray:
-    """Returns the convex hull of a bool plane, as a bool plane; empty stays empty."""
+    """Returns the convex hull of a plane; empty stays empty."""
     points = cv2.findNonZero(plane.astype(np.uint8))
     filled = np.zeros(plane.shape, np.uint8)
     if points is not None:
@@ -42,26 +84,23 @@ def hull(plane: np.ndarray) -> np.ndarray:
     return filled > 0
 
 
-def components(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns numbered face-connected components (0 is none) and the size of each, from 1 on."""
-    numbers, count = ndimage.label(plane)
-    return numbers, np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-
-
-def touching(plane: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Returns those components of a plane that share a pixel with `where`."""
-    numbers, _ = components(plane)
-    return np.isin(numbers, np.unique(numbers[where & plane])) & plane
+def each_hull(plane: np.ndarray) -> np.ndarray:
+    """Returns the union of the convex hulls of a plane's components."""
+    numbers, sizes = components(plane)
+    union = np.zeros(plane.shape, np.bool_)
+    for number in range(1, len(sizes) + 1):
+        union |= hull(numbers == number)
+    return union
 
 
 def signed_distance(plane: np.ndarray) -> np.ndarray:
     """Returns how far each pixel is inside (+) or outside (-) the outline, in pixels.
 
-    float64, (rows, cols). Without any outline, `SIDE` times the sign.
+    float64, (rows, cols). Without any outline, `SIDE` with the sign.
     """
     if plane.all() or not plane.any():
         return np.where(plane, float(SIDE), -float(SIDE))
     inside = ndimage.distance_transform_edt(plane)
     outside = ndimage.distance_transform_edt(~plane)
-    # Centres on either side of the outline are each half a pixel from it.
+    # The centres on either side of an outline are half a pixel from it.
     return np.where(plane, inside - 0.5, 0.5 - outside)
