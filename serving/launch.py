@@ -7,6 +7,8 @@ Takes the flags of tensorflow_model_server, and runs the best server there is: t
 a docker engine answers, else the embedded one. Ends with the server, and passes signals on.
 """
 
+# ruff: noqa: T201 - a command speaks to its user
+
 import argparse
 import contextlib
 import dataclasses

@@ -8,6 +8,8 @@ docs/serving_server.md for what differs. It listens on 127.0.0.1 unless --bind_a
 otherwise, and finishes requests under way on SIGTERM.
 """
 
+# ruff: noqa: T201 - a command speaks to its user
+
 import logging
 import os
 

@@ -214,3 +214,11 @@ def tensor(array: np.ndarray) -> object:
     import tensorflow as tf
 
     return tf.make_tensor_proto(array)
+
+
+def tensor_info(dtype: str) -> object:
+    """What a signature says of an input of some dtype."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    return meta_graph_pb2.TensorInfo(dtype=tf.dtypes.as_dtype(dtype).as_datatype_enum)

@@ -30,6 +30,7 @@ from serving.server.answers import Answers, Deadline
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 2**31 - 1
+_DESK_PLACES = 64
 
 Answer = Callable[[message.Message, Deadline], message.Message | bytes]
 
@@ -46,8 +47,11 @@ class Api:
         self._answers = answers
         self._admission = admission
         self._threads = threads
-        # Questions about models are answered even while every worker runs a graph.
+        # Questions about models are answered even while every worker runs a graph, and
+        # while a new configuration waits for its models.
         self._desk = concurrent.futures.ThreadPoolExecutor(2, "grpc-desk")
+        self._reloader = concurrent.futures.ThreadPoolExecutor(1, "grpc-reload")
+        self._desk_admission = Admission(_DESK_PLACES)
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """What a grpc.aio server serves."""
@@ -71,9 +75,11 @@ class Api:
                 get_model_status_pb2.GetModelStatusRequest,
                 lambda request, _: describe.model_status(core, request),
             ),
-            "HandleReloadConfigRequest": self._ask(
+            "HandleReloadConfigRequest": self._method(
                 model_management_pb2.ReloadConfigRequest,
                 lambda request, _: answers.reload(request),
+                self._reloader,
+                Admission(_DESK_PLACES),
             ),
         }
         return [
@@ -86,25 +92,27 @@ class Api:
     def close(self) -> None:
         """Ends the threads that are this object's own."""
         self._desk.shutdown(cancel_futures=True)
+        self._reloader.shutdown(cancel_futures=True)
 
     def _call(
         self, kind: type[message.Message], answer: Answer, metric: str | None = None
     ) -> grpc.RpcMethodHandler:
-        return self._method(kind, answer, self._threads, metric)
+        return self._method(kind, answer, self._threads, self._admission, metric)
 
     def _ask(self, kind: type[message.Message], answer: Answer) -> grpc.RpcMethodHandler:
-        return self._method(kind, answer, self._desk, None)
+        return self._method(kind, answer, self._desk, self._desk_admission)
 
     def _method(
         self,
         kind: type[message.Message],
         answer: Answer,
         threads: concurrent.futures.Executor,
-        metric: str | None,
+        admission: Admission,
+        metric: str | None = None,
     ) -> grpc.RpcMethodHandler:
         async def handle(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
             deadline = Deadline.after(context.time_remaining())
-            async with self._admission.body(_one_message(context)) as body:
+            async with admission.body(_one_message(context)) as body:
                 try:
                     return await asyncio.get_running_loop().run_in_executor(
                         threads, _answer, kind, answer, metric, body, deadline

@@ -1,8 +1,8 @@
-"""Configuration messages that the official Python package does not carry.
+"""Messages that the official Python package does not carry.
 
-tensorflow-serving-api has no messages for the monitoring, TLS and batching files. Their
-fields are declared here, in a pool of their own so that they can never clash with an
-official package that one day has them.
+tensorflow-serving-api has none for the monitoring, TLS and batching files, nor for health
+checks. Their fields are declared here, in a pool of their own so that they can never clash
+with an official package that has them.
 """
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
@@ -13,12 +13,13 @@ _FieldProto = descriptor_pb2.FieldDescriptorProto
 _TYPES = {
     "string": _FieldProto.TYPE_STRING,
     "bool": _FieldProto.TYPE_BOOL,
+    "int32": _FieldProto.TYPE_INT32,
     "int64": _FieldProto.TYPE_INT64,
 }
 _REPEATED = "repeated "
 
-# message -> field -> (number, type); a type in capitals is a message.
-_MESSAGES = {
+# message -> field -> (number, type); a type with a leading dot is a message.
+_CONFIG = {
     "PrometheusConfig": {"enable": (1, "bool"), "path": (2, "string")},
     "MonitoringConfig": {
         "prometheus_config": (1, ".tensorflow.serving.PrometheusConfig"),
@@ -41,16 +42,20 @@ _MESSAGES = {
         "max_execution_batch_size": (9, ".google.protobuf.Int64Value"),
     },
 }
+_HEALTH = {
+    "HealthCheckRequest": {"service": (1, "string")},
+    "HealthCheckResponse": {"status": (1, "int32")},  # an enum, the same on the wire
+}
 
 
-def _file() -> descriptor_pb2.FileDescriptorProto:
+def _file(package: str, messages: dict[str, dict]) -> descriptor_pb2.FileDescriptorProto:
     file = descriptor_pb2.FileDescriptorProto(
-        name="embedded_server_config.proto",
-        package="tensorflow.serving",
+        name=f"{package}.proto",
+        package=package,
         syntax="proto3",
         dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
-    for name, fields in _MESSAGES.items():
+    for name, fields in messages.items():
         message = file.message_type.add(name=name)
         for field, (number, kind) in fields.items():
             _add_field(message, field, number, kind)
@@ -68,21 +73,23 @@ def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, 
         field.type, field.type_name = _FieldProto.TYPE_MESSAGE, kind
 
 
-def _classes() -> dict[str, type[Message]]:
+def _classes(package: str, messages: dict[str, dict]) -> dict[str, type[Message]]:
     pool = descriptor_pool.DescriptorPool()
     wrappers = descriptor_pb2.FileDescriptorProto()
     wrappers_pb2.DESCRIPTOR.CopyToProto(wrappers)
     pool.Add(wrappers)
-    pool.Add(_file())
+    pool.Add(_file(package, messages))
     return {
-        name: message_factory.GetMessageClass(
-            pool.FindMessageTypeByName(f"tensorflow.serving.{name}")
-        )
-        for name in _MESSAGES
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+        for name in messages
     }
 
 
-_CLASSES = _classes()
-MonitoringConfig = _CLASSES["MonitoringConfig"]
-SSLConfig = _CLASSES["SSLConfig"]
-BatchingParameters = _CLASSES["BatchingParameters"]
+_config = _classes("tensorflow.serving", _CONFIG)
+MonitoringConfig = _config["MonitoringConfig"]
+SSLConfig = _config["SSLConfig"]
+BatchingParameters = _config["BatchingParameters"]
+
+_health = _classes("grpc.health.v1", _HEALTH)
+HealthCheckRequest = _health["HealthCheckRequest"]
+HealthCheckResponse = _health["HealthCheckResponse"]

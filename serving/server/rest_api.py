@@ -8,6 +8,7 @@ import re
 import time
 import urllib.parse
 import zlib
+from collections.abc import Awaitable
 
 import grpc
 from aiohttp import web
@@ -64,6 +65,7 @@ CORS_HEADERS = {
 DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_INFLATED_BYTES = 100 * 1024 * 1024
 MAX_BODY_BYTES = 2**31 - 1
+_DESK_PLACES = 64
 
 _ANY = re.compile(r"/v1/.*", re.IGNORECASE)
 _MODEL = r"([^/:]+)"
@@ -106,7 +108,9 @@ class Api:
         self._options = options
         self._admission = admission
         self._threads = threads
+        # Questions about models are answered even while every worker runs a graph.
         self._desk = concurrent.futures.ThreadPoolExecutor(2, "rest-desk")
+        self._desk_admission = Admission(_DESK_PLACES)
 
     def close(self) -> None:
         """Ends the threads that are this object's own."""
@@ -122,8 +126,11 @@ class Api:
         if request.method == "OPTIONS":
             return self._preflight(request)
         deadline = Deadline.after(self._options.timeout_s)
-        threads = self._threads if request.method == "POST" else self._desk
-        async with self._admission.body(_read(request)) as body:
+        posted = request.method == "POST"
+        threads = self._threads if posted else self._desk
+        async with (self._admission if posted else self._desk_admission).body(
+            _read(request)
+        ) as body:
             code, reply = await asyncio.get_running_loop().run_in_executor(
                 threads, self._answer, request.method, path, _Body(request, body), deadline
             )
@@ -258,15 +265,8 @@ class _Body:
         return body
 
 
-async def _read(request: web.BaseRequest) -> bytes:
-    """The whole body; an over-long one raises the HTTP error for it."""
-    chunks, size = [], 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY_BYTES, actual_size=size)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+def _read(request: web.BaseRequest) -> Awaitable[bytes]:
+    return request.protocol.read(request, MAX_BODY_BYTES)
 
 
 def parse_path(method: str, path: str) -> Target:

@@ -5,9 +5,10 @@ import concurrent.futures
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import grpc
+import numpy as np
 import tensorflow as tf
 from aiohttp import web
 from google.protobuf import text_format
@@ -15,11 +16,22 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from data_pipeline.errors import InputError
-from serving.server import grpc_api, model_config, ports, rest_api, status
+from serving.server import (
+    connections,
+    grpc_api,
+    model_config,
+    ports,
+    protos,
+    rest_api,
+    status,
+    warmup,
+)
 from serving.server.admission import Admission
 from serving.server.answers import Answers
+from serving.server.batching import Batcher, Parameters, read_parameters
 from serving.server.core import Core
 from serving.server.flags import Flags
+from serving.server.health import Health
 from serving.server.predict import Options
 from serving.server.servable import LoadOptions, Servable
 from serving.server.versions import Timing, Versions
@@ -28,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 # Requests in memory at once, beside those being worked on.
 _WAITING_PLACES = 64
+_MOST_BATCHING_THREADS = 256
+# How long a connection may be silent before the server asks whether the client still lives.
+_KEEPALIVE_MS = 120_000
 
 
 def serve(flags: Flags) -> None:
@@ -43,6 +58,14 @@ class _Server:
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
         self._config = initial_config(flags)
+        self._credentials = tls_credentials(flags.ssl_config_file)
+        self._metrics_path = metrics_path(flags.monitoring_config_file)
+        self._batching = batching_parameters(flags)
+        self._batcher: Batcher | None = None
+        self._options = Options(
+            check_method_names=flags.enable_signature_method_name_check,
+            reply_as_content=flags.enable_serialization_as_tensor_content,
+        )
         self._load_options = LoadOptions(
             tags=tuple(flags.saved_model_tags.split(",")), session_config=session_config(flags)
         )
@@ -53,10 +76,26 @@ class _Server:
         )
 
     def _load(self, name: str, version: int, path: str) -> Servable:
-        return Servable(name, version, path, self._load_options)
+        servable = Servable(name, version, path, self._load_options)
+        if self._flags.enable_model_warmup:
+            try:
+                iterations = self._flags.num_request_iterations_for_warmup
+                warmup.replay(servable, self._run_graph, self._options, iterations)
+            except status.ServingError:
+                servable.close()
+                raise
+        return servable
 
-    def _run_graph(self, servable: Servable, feeds: dict, fetches: list, timeout_s: float) -> list:
-        return servable.run(feeds, fetches, timeout_s)
+    def _run_graph(
+        self,
+        servable: Servable,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        timeout_s: float | None,
+    ) -> list[np.ndarray]:
+        if self._batcher is None:
+            return servable.run(feeds, fetches, timeout_s)
+        return self._batcher.run(servable, feeds, fetches, timeout_s)
 
     async def run(self) -> None:
         """The server's life."""
@@ -64,8 +103,11 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        ports.check_free(self._flags.bind_address, self._flags.port)
-        ports.check_free(self._flags.bind_address, self._flags.rest_api_port)
+        for port in (self._flags.port, self._flags.rest_api_port):
+            ports.check_free(self._flags.bind_address, port)
+        if self._batching is not None:
+            per_model = self._flags.enable_per_model_batching_parameters
+            self._batcher = Batcher(self._batching, per_model=per_model)
         self._versions.start()
         try:
             if await self._load_models(stop):
@@ -74,6 +116,8 @@ class _Server:
                     await stop.wait()
                     logger.info("stopping: no new requests; waiting for those under way")
         finally:
+            if self._batcher is not None:
+                await asyncio.to_thread(self._batcher.close)
             await asyncio.to_thread(self._versions.close)
 
     async def _load_models(self, stop: asyncio.Event) -> bool:
@@ -94,59 +138,78 @@ class _Server:
         return True
 
     async def _open(self, running: contextlib.AsyncExitStack) -> None:
-        flags = self._flags
-        answers = Answers(
-            self._core,
-            self._run_graph,
-            Options(
-                check_method_names=flags.enable_signature_method_name_check,
-                reply_as_content=flags.enable_serialization_as_tensor_content,
-            ),
-        )
-        grpc_threads = running.enter_context(_pool(flags.grpc_max_threads, "grpc"))
-        api = grpc_api.Api(
-            answers, Admission(flags.grpc_max_threads + _WAITING_PLACES), grpc_threads
-        )
-        running.callback(api.close)
-        server = await self._open_grpc(api)
-        running.push_async_callback(server.stop, flags.drain_seconds)
-        if flags.rest_api_port:
+        """Opens both APIs; what is put on the stack last is closed first."""
+        answers = Answers(self._core, self._run_graph, self._options)
+        await self._open_grpc(answers, running)
+        if self._flags.rest_api_port:
             await self._open_rest(answers, running)
+        seconds = self._flags.model_config_file_poll_wait_seconds
+        if self._flags.model_config_file and seconds > 0:
+            polling = asyncio.ensure_future(self._poll_config(seconds))
+            running.callback(polling.cancel)
 
-    async def _open_grpc(self, api: grpc_api.Api) -> grpc.aio.Server:
+    async def _open_grpc(self, answers: Answers, running: contextlib.AsyncExitStack) -> None:
         flags = self._flags
+        threads = self._threads(flags.grpc_max_threads)
+        pool = running.enter_context(_pool(threads, "grpc"))
+        api = grpc_api.Api(answers, Admission(threads + _WAITING_PLACES), pool)
+        running.callback(api.close)
         server = grpc.aio.server(options=_channel_options(flags))
         server.add_generic_rpc_handlers(tuple(api.handlers()))
+        health = Health()
+        if flags.enable_grpc_healthcheck_service:
+            server.add_generic_rpc_handlers((health.handler(),))
         if flags.port:
-            address = f"{flags.bind_address}:{flags.port}"
-            _bound(lambda: server.add_insecure_port(address), address)
-            logger.info("Running gRPC ModelServer at %s ...", address)
+            self._listen(server, f"{flags.bind_address}:{flags.port}")
         if flags.grpc_socket_path:
-            address = f"unix:{flags.grpc_socket_path}"
-            _bound(lambda: server.add_insecure_port(address), address)
-            logger.info("Running gRPC ModelServer at UNIX socket %s ...", flags.grpc_socket_path)
+            self._listen(server, f"unix:{flags.grpc_socket_path}")
         await server.start()
-        return server
+        running.push_async_callback(server.stop, flags.drain_seconds)
+        running.callback(health.stopping)
+
+    def _listen(self, server: grpc.aio.Server, address: str) -> None:
+        try:
+            if self._credentials is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise InputError(f"cannot listen on {address}: {error}") from error
+        logger.info("Running gRPC ModelServer at %s ...", address)
 
     async def _open_rest(self, answers: Answers, running: contextlib.AsyncExitStack) -> None:
         flags = self._flags
-        threads = running.enter_context(_pool(flags.rest_api_num_threads, "rest"))
+        threads = self._threads(flags.rest_api_num_threads)
+        pool = running.enter_context(_pool(threads, "rest"))
         options = rest_api.RestOptions(
             timeout_s=flags.rest_api_timeout_in_ms / 1000 or None,
             cors=flags.rest_api_enable_cors_support,
+            metrics_path=self._metrics_path,
         )
-        api = rest_api.Api(
-            answers, options, Admission(flags.rest_api_num_threads + _WAITING_PLACES), threads
-        )
+        api = rest_api.Api(answers, options, Admission(threads + _WAITING_PLACES), pool)
         running.callback(api.close)
         runner = web.ServerRunner(
-            web.Server(api.handle, auto_decompress=False, access_log=None),
-            shutdown_timeout=flags.drain_seconds,
+            connections.Server(api.handle), shutdown_timeout=flags.drain_seconds
         )
         await runner.setup()
         running.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, flags.bind_address, flags.rest_api_port).start()
         logger.info("Exporting HTTP/REST API at:%s:%d ...", flags.bind_address, flags.rest_api_port)
+
+    def _threads(self, configured: int) -> int:
+        """Threads of an API: a request in a batch holds one while it waits for the others."""
+        if self._batching is None:
+            return configured
+        return max(configured, min(2 * self._batching.max_batch_size, _MOST_BATCHING_THREADS))
+
+    async def _poll_config(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                config = model_config.read_models(self._flags.model_config_file)
+                await asyncio.to_thread(self._core.reload, config)
+            except (InputError, status.ServingError) as error:
+                logger.error("the model config file was not taken over: %s", error)
 
 
 def _pool(threads: int, name: str) -> concurrent.futures.ThreadPoolExecutor:
@@ -191,6 +254,7 @@ def _channel_options(flags: Flags) -> list[tuple[str, int | str]]:
         ("grpc.max_send_message_length", grpc_api.MAX_MESSAGE_BYTES),
         # Without this a second server could share the port and take half of the requests.
         ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ]
     for argument in filter(None, flags.grpc_channel_arguments.split(",")):
         key, equals, value = argument.partition("=")
@@ -200,13 +264,43 @@ def _channel_options(flags: Flags) -> list[tuple[str, int | str]]:
     return options
 
 
-def _bound(bind: Callable[[], int], address: str) -> None:
-    try:
-        port = bind()
-    except RuntimeError as error:
-        raise InputError(f"cannot listen on {address}: {error}") from error
-    if not port:
-        raise InputError(f"cannot listen on {address}")
+def tls_credentials(path: str) -> grpc.ServerCredentials | None:
+    """Keys and certificates of an SSLConfig file; None without one.
+
+    Raises:
+      InputError: if they are missing or do not fit.
+    """
+    if not path:
+        return None
+    config = model_config.read_text(path, protos.SSLConfig())
+    if not config.server_key or not config.server_cert:
+        raise InputError(f"{path}: server_key and server_cert are needed, as PEM text")
+    if config.client_verify and not config.custom_ca:
+        raise InputError(f"{path}: client_verify needs custom_ca, the authority to verify with")
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )
+
+
+def metrics_path(path: str) -> str | None:
+    """Where a MonitoringConfig file wants the metrics page; None for nowhere."""
+    if not path:
+        return None
+    prometheus = model_config.read_text(path, protos.MonitoringConfig()).prometheus_config
+    if not prometheus.enable:
+        return None
+    return prometheus.path or rest_api.DEFAULT_METRICS_PATH
+
+
+def batching_parameters(flags: Flags) -> Parameters | None:
+    """How requests are joined; None if they are not."""
+    if not flags.enable_batching:
+        return None
+    if not flags.batching_parameters_file:
+        return Parameters()
+    return read_parameters(flags.batching_parameters_file)
 
 
 def version_text() -> str:
