@@ -8,13 +8,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipeline import labels as known_labels
-from data_pipeline import read
+from data_pipeline import masks, orientation, read
 from data_pipeline.errors import InputError
+from data_pipeline.orientation import Stored
 from data_pipeline.scan import MODALITIES, Mask, Scan
 
 SAMPLE = pathlib.Path(__file__).parent / "sample" / "manifest.csv"
 REQUIRED_COLUMNS = ("id", "modality", "image")
 SPLITS = ("train", "validation", "test")
+_PATH_COLUMNS = ("image", *(label.column for label in known_labels.LABELS.values()))
+
+# In a mask whose class numbers nobody named; published class maps of lungs have up to 5.
+_MOST_CLASSES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Case:
     split: str = ""  # "train", "validation", "test", or "" for not said
     rescale_slope: float | None = None  # CT whose file does not say so itself:
     rescale_intercept: float | None = None  # HU = slope * stored + intercept
+    lung_values: tuple[int, ...] = ()  # of lung_mask's class numbers, those that are lung;
+    infection_values: tuple[int, ...] = ()  # (): all above 0
 
     @property
     def patient(self) -> str:
@@ -46,6 +53,11 @@ class Case:
         """Returns the mask file of a label; None if it was not annotated."""
         path: pathlib.Path | None = getattr(self, known_labels.LABELS[label].column)
         return path
+
+    def mask_values(self, label: str) -> tuple[int, ...]:
+        """Returns which class numbers of the mask file make up a label; (): all above 0."""
+        values: tuple[int, ...] = getattr(self, f"{label}_values")
+        return values
 
     def annotated(self, labels: Iterable[str]) -> tuple[str, ...]:
         """Returns those of `labels` that somebody annotated in this case."""
@@ -91,10 +103,12 @@ def _case(row: dict[str, str | None], manifest: pathlib.Path, line: int) -> Case
     values: dict[str, object] = {}
     for field in dataclasses.fields(Case):
         value = text.get(field.name, "")
-        if field.name == "image" or field.name.endswith("_mask"):
+        if field.name in _PATH_COLUMNS:
             values[field.name] = manifest.parent.resolve() / value if value else None
         elif field.name.startswith("rescale_"):
             values[field.name] = _number(value, f"{where}: {field.name}") if value else None
+        elif field.name.endswith("_values"):
+            values[field.name] = _class_numbers(value, f"{where}: {field.name}")
         else:
             values[field.name] = value
     return Case(**values)  # type: ignore[arg-type]
@@ -105,6 +119,13 @@ def _number(value: str, what: str) -> float:
         return float(value)
     except ValueError:
         raise InputError(f"{what} is {value!r}, which is no number") from None
+
+
+def _class_numbers(value: str, what: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in value.split() if part.isdecimal())
+    if len(numbers) != len(value.split()) or 0 in numbers:
+        raise InputError(f"{what} is {value!r}; class numbers above 0 are needed, as in '1 2'")
+    return numbers
 
 
 def _check_unique(cases: Sequence[Case], manifest: pathlib.Path) -> None:
@@ -132,21 +153,56 @@ def read_scan(case: Case) -> Scan:
 def read_mask(case: Case, labels: Sequence[str], grid: tuple[int, ...]) -> Mask:
     """Reads the annotated ones of `labels`; foreground is where a mask file is above 0.
 
+    Where the manifest has lung_values or infection_values, only those class numbers count.
+
     Args:
       case: the case.
       labels: what is wanted; labels that nobody annotated are left out of the result.
       grid: the scan's shape, which the mask must have too.
 
     Raises:
-      InputError: naming the file, if it cannot be read or lies on another grid.
+      InputError: naming the file, if it cannot be read, lies on another grid, or is no mask.
     """
     present = case.annotated(labels)
     planes = np.zeros((len(present), *grid), np.bool_)
     for plane, label in zip(planes, present, strict=True):
         path = case.mask_path(label)
         assert path is not None  # noqa: S101 - annotated() says so; this tells the type checker
-        values = read.classes(path)
-        if values.shape != grid:
-            raise InputError(f"{path} is {values.shape}, its image {case.image} is {grid}")
-        plane[...] = values > 0
+        stored = read.placed_classes(path)
+        if stored.values.shape != grid:
+            raise InputError(f"{path} is {stored.values.shape}, its image {case.image} is {grid}")
+        _check_place(case, path, stored)
+        plane[...] = _foreground(stored.values, case.mask_values(label), path)
     return Mask(planes, present)
+
+
+def _foreground(values: np.ndarray, wanted: tuple[int, ...], path: pathlib.Path) -> np.ndarray:
+    if wanted:
+        return np.isin(values, wanted)
+    found = masks.distinct(values)
+    if found[0] < 0 or len(found) > _MOST_CLASSES:
+        raise InputError(
+            f"{path} holds {len(found)} different values from {found[0]} to {found[-1]}: that is "
+            "an image, or a mask blurred by JPEG or resizing; store 0 and 255, or class numbers"
+        )
+    return values > 0
+
+
+def _check_place(case: Case, path: pathlib.Path, mask: Stored) -> None:
+    """Refuses a mask that lies elsewhere in the patient than its image, or may."""
+    if case.modality == "XR":
+        return  # stays as stored, and so does its mask
+    affine, turn = read.place(case.image)
+    if affine is not None and turn is not None and mask.affine is not None:
+        stored_shape = np.empty(3, int)
+        stored_shape[list(turn.axes)] = (1,) * (3 - mask.values.ndim) + mask.values.shape
+        canonical = turn.affine(affine, tuple(stored_shape))
+        same = orientation.same_place(canonical, mask.affine, mask.values.shape)
+    else:  # only one of them, or none, was turned
+        turn = turn or read.place(path)[1]
+        same = turn is None or turn.is_identity
+    if not same:
+        raise InputError(
+            f"{path} lies elsewhere than its image {case.image}: orientation, spacing or origin "
+            "differ in their headers"
+        )

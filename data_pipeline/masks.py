@@ -25,13 +25,22 @@ def from_class_map(
     """
     names = known_labels.parse(classes)
     known = {0, *ignore, *(number for name in names for number in classes[name])}
-    unknown = sorted(set(np.unique(values).tolist()) - known)
+    unknown = sorted(set(distinct(values)) - known)
     if unknown:
         raise InputError(
             f"the class map holds {', '.join(map(str, unknown[:5]))}, which no label claims; "
             f"known: {', '.join(map(str, sorted(known)))}"
         )
     return Mask(np.stack([np.isin(values, classes[name]) for name in names]), names)
+
+
+def distinct(values: np.ndarray) -> list[int]:
+    """Returns the different numbers of a class map, ascending; a plane at a time, which is fast."""
+    planes = values if values.ndim == 3 else values[None]
+    found: set[int] = set()
+    for plane in planes:
+        found.update(np.unique(plane).tolist())
+    return sorted(found)
 
 
 def from_polygons(
