@@ -7,6 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable
 
+import matplotlib
 import matplotlib.figure
 import pandas as pd
 import seaborn
@@ -114,17 +115,21 @@ def _boxes(
             warnings.filterwarnings("ignore", message="vert: bool was deprecated")
             seaborn.boxplot(
                 data=rows, showfliers=False, width=0.75, gap=0.15, linewidth=1,
+                linecolor=matplotlib.rcParams["text.color"],
                 boxprops={"alpha": 0.55}, **options,
             )  # fmt: skip
         some = rows.sample(min(len(rows), _MOST_POINTS), random_state=0)
         seaborn.stripplot(data=some, dodge=True, size=3, alpha=0.8, **options)
         counts = rows.groupby("group")["case_id"].nunique()
         axis.set_xticks(range(len(groups)), [f"{g}\n{counts[g]} cases" for g in groups])
-        axis.set(xlabel="", ylabel="Dice", title=f"{title}: {label}")
+        axis.set(xlabel="", ylabel="Dice", title="")
+        axis.set_title(f"{title}: {label}", loc="left")
         axis.grid(axis="y", linewidth=0.6)
         for model in here:
             axis.plot([], [], "s", color=colour[model], label=model)
-        axis.legend(loc="lower left", fontsize=8, ncols=len(here))
+        axis.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=len(here), borderaxespad=0
+        )
     if lines:
         figure.supxlabel("\n".join(lines), fontsize=8.5, ha="center")
     return figure

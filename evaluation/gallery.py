@@ -56,9 +56,9 @@ def overlay(scan: Scan, truth: np.ndarray | None, prediction: np.ndarray | None)
       prediction: likewise; None if there is none.
     """
     planes = [p for p in (truth, prediction) if p is not None]
-    index = _fullest(planes) if scan.voxels.ndim == 3 else None
+    index = fullest(planes) if scan.voxels.ndim == 3 else None
     voxels = scan.voxels if index is None else scan.voxels[index]
-    image = _grey(voxels)
+    image = grey(voxels)
     for plane, colour, width in (
         (truth, appearance.TRUTH_RGB, 2),
         (prediction, appearance.PREDICTION_RGB, 1),
@@ -73,20 +73,21 @@ def overlay(scan: Scan, truth: np.ndarray | None, prediction: np.ndarray | None)
     return image
 
 
-def _fullest(planes: list[np.ndarray]) -> int:
+def fullest(planes: list[np.ndarray]) -> int:
+    """Returns the slice of a volume's masks that holds most of them."""
     if not planes:
         return 0
     return int(sum(plane.sum(axis=(1, 2)) for plane in planes).argmax())
 
 
-def _grey(voxels: np.ndarray) -> np.ndarray:
+def grey(voxels: np.ndarray) -> np.ndarray:
     """Returns RGB uint8 for looking at, between the image's 1st and 99th percentile."""
     scale = SIDE / max(voxels.shape)
     shape = tuple(max(1, round(side * scale)) for side in voxels.shape)
     small = geometry.resample(voxels, shape)
     low, high = np.percentile(small, [1, 99])
-    grey = np.clip((small - low) / max(high - low, 1e-6), 0, 1) * 255
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+    shades = np.clip((small - low) / max(high - low, 1e-6), 0, 1) * 255
+    return np.repeat(shades.astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def draw(case: Case, label: str, masks: pathlib.Path) -> np.ndarray:

@@ -12,9 +12,13 @@ import platform
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
+
 from data_pipeline.cases import Case
-from evaluation import figures, gallery, summary, tables
+from evaluation import curves, dashboard, figures, gallery, pictures, summary, tables
 from evaluation.entrants import Entrant
+from evaluation.gallery import Pick
+from evaluation.pictures import Picture
 from evaluation.score import CaseScore, LabelScore
 from evaluation.scoring import Outcome
 from evaluation.selection import Trial
@@ -89,18 +93,47 @@ def write(
     summary.save_text(out / "table.tex", tables.latex(tables.HEADER, body))
     summary.save_text(out / "table.csv", tables.as_csv(found))
 
-    kept_rows = [row for row in rows if row.case_id not in found.left_out]
-    scores = summary.table(kept_rows, LabelScore)
+    scores = summary.table([row for row in rows if row.case_id not in found.left_out], LabelScore)
     by_case = summary.table([c for c in of_cases if c.case_id not in found.left_out], CaseScore)
-    figures.save(figures.all_figures(scores, by_case, found), out / "figures")
-    by_id: dict[str, Case] = {trial.case.id: trial.case for trial in trials}
+    drawings = figures.all_figures(scores, by_case, found)
+    trained = curves.load(unique_entrants(trials))
+    if trained:
+        drawings["training"] = lambda: curves.draw(trained)
+    figures.save(drawings, out / "figures")
+    by_id = {trial.case.id: trial.case for trial in trials}
     masks = out / "unfinished" / "masks"
-    gallery.save_sheet(out / "figures" / "gallery.png", gallery.picks(scores), by_id, masks)
+    chosen = gallery.picks(scores)
+    gallery.save_sheet(out / "figures" / "gallery.png", chosen, by_id, masks)
+    page = dashboard.Page(
+        title=f"Segmentation scores: {out.resolve().name}",
+        found=found,
+        scores=scores,
+        drawings=drawings,
+        picks=chosen,
+        pictures=_pictures(scores, chosen, by_id, masks),
+        provenance=summary.plain(provenance),
+    )
+    summary.save_text(out / "dashboard.html", dashboard.render(page))
     if keep_masks:
         _replace_folder(masks, out / "masks")
     # With failures it stays, so that the next try scores only what failed.
     if not outcome.failures:
         shutil.rmtree(out / "unfinished")
+
+
+def unique_entrants(trials: Iterable[Trial]) -> list[Entrant]:
+    """Returns the entrants of some trials, each once, in order."""
+    return list({trial.entrant.name: trial.entrant for trial in trials}.values())
+
+
+def _pictures(
+    scores: pd.DataFrame, chosen: Sequence[Pick], by_id: Mapping[str, Case], masks: pathlib.Path
+) -> list[Picture]:
+    models = list(dict.fromkeys(scores["model"]))
+    return [
+        pictures.draw(by_id[case_id], label, models, masks)
+        for case_id, label in pictures.choose(scores, chosen)
+    ]
 
 
 def _json(found: Summary, outcome: Outcome, provenance: Provenance) -> dict[str, object]:

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import rich.table
 
@@ -53,7 +54,9 @@ def for_terminal(labels: Sequence[LabelSummary]) -> rich.table.Table:
     """Returns the table for a rich console."""
     table = rich.table.Table(title="Scores", caption=NOTE, caption_justify="left")
     for name in HEADER:
-        table.add_column(name, justify="left" if name in HEADER[:2] else "right")
+        heading = name.replace(" (", "\n(")
+        justify: Literal["left", "right"] = "left" if name in HEADER[:2] else "right"
+        table.add_column(heading, justify=justify, no_wrap=name != "Model")
     for row in rows(labels):
         table.add_row(*row)
     return table
