@@ -6,6 +6,7 @@ being copied is not offered until its files have come to rest.
 
 import dataclasses
 import logging
+import os
 import re
 import time
 
@@ -69,22 +70,39 @@ def chosen(policy: VersionPolicy, versions: dict[int, str]) -> dict[int, str]:
 
 def tree(path: str) -> Tree:
     """Looks at a version folder; a file that vanishes meanwhile makes it incomplete."""
-    files, newest_s = set(), 0.0
     try:
-        for folder, _, names in tf.io.gfile.walk(path):
-            for name in names:
-                file = f"{folder.rstrip('/')}/{name}"
-                stat = tf.io.gfile.stat(file)
-                files.add((file.removeprefix(path), stat.length, stat.mtime_nsec))
-                newest_s = max(newest_s, stat.mtime_nsec / 1e9)
-    except tf.errors.OpError:
+        files = _remote_files(path) if "://" in path else _local_files(path)
+    except (OSError, tf.errors.OpError):
         return Tree(complete=False, files=frozenset(), age_s=0.0)
-    return Tree(_complete({name for name, _, _ in files}), frozenset(files), time.time() - newest_s)
+    newest_ns = max((changed_ns for _, _, changed_ns in files), default=0)
+    complete = _complete({name for name, _, _ in files})
+    return Tree(complete, frozenset(files), time.time() - newest_ns / 1e9)
+
+
+def _local_files(path: str) -> set[tuple[str, int, int]]:
+    files = set()
+    for folder, _, names in os.walk(path):
+        for name in names:
+            stat = os.stat(os.path.join(folder, name))
+            # A copy may keep the time of its original; it cannot keep the time of change.
+            changed_ns = max(stat.st_mtime_ns, stat.st_ctime_ns)
+            relative = os.path.relpath(os.path.join(folder, name), path)
+            files.add((relative, stat.st_size, changed_ns))
+    return files
+
+
+def _remote_files(path: str) -> set[tuple[str, int, int]]:
+    files = set()
+    for folder, _, names in tf.io.gfile.walk(path):
+        for name in names:
+            file = f"{folder.rstrip('/')}/{name}"
+            stat = tf.io.gfile.stat(file)
+            files.add((file.removeprefix(path).lstrip("/"), stat.length, stat.mtime_nsec))
+    return files
 
 
 def _complete(names: set[str]) -> bool:
     """Whether the graph is there, and as many weight shards as their names promise."""
-    names = {name.lstrip("/") for name in names}
     if not names & {"saved_model.pb", "saved_model.pbtxt"}:
         return False
     shards = [match for name in names if (match := _SHARD.fullmatch(name))]

@@ -206,10 +206,15 @@ class Versions:
             for number, path in found.items()
             if number in known or self._settling.ready(path)
         }
-        if not usable:
+        if not found:
             logger.warning(
-                "no version of model %s below %s; a version is a folder with a number for a "
-                "name and a complete SavedModel in it",
+                "no version of model %s below %s; a version is a folder with a number for a name",
+                model.name,
+                model.base_path,
+            )
+        elif not usable:
+            logger.warning(
+                "no version of model %s below %s is a complete SavedModel yet",
                 model.name,
                 model.base_path,
             )
