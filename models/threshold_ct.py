@@ -43,16 +43,12 @@ def air_inside(voxels: np.ndarray, units: str) -> np.ndarray:
     Returns:
       bool (rows, cols); empty for a constant slice.
     """
-    smooth = _smooth(voxels)
+    smooth = shape.blurred(voxels, _BLUR)
     if smooth.min() == smooth.max():
         return np.zeros(voxels.shape, np.bool_)
     dark = smooth < (LUNG_BELOW_HU if units == "HU" else filters.threshold_otsu(smooth))
     room = shape.touching(dark, shape.corners(dark.shape))
     return shape.opened(dark & ~room & _body(~dark), 1)
-
-
-def _smooth(voxels: np.ndarray) -> np.ndarray:
-    return ndimage.gaussian_filter(voxels, _BLUR, mode="nearest")
 
 
 def _body(tissue: np.ndarray) -> np.ndarray:
@@ -76,7 +72,7 @@ def complete(lung: np.ndarray) -> np.ndarray:
     """Takes vessels and nodules into the lungs of a slice: closing, then filling small holes."""
     whole = shape.closed(lung, _CLOSING_RADIUS)
     holes = ndimage.binary_fill_holes(whole) & ~whole
-    return whole | (holes & ~shape.at_least(holes, _HOLE_SHARE * holes.size))
+    return np.asarray(whole | (holes & ~shape.at_least(holes, _HOLE_SHARE * holes.size)))
 
 
 def infection(voxels: np.ndarray, aerated: np.ndarray, units: str) -> np.ndarray:
@@ -99,7 +95,7 @@ def infection(voxels: np.ndarray, aerated: np.ndarray, units: str) -> np.ndarray
         start = np.median(voxels[aerated])
         way = np.median(voxels[tissue]) - start
         low, high = (start + share * way for share in _INFECTION_SHARES)
-    smooth = _smooth(voxels)
+    smooth = shape.blurred(voxels, _BLUR)
     between = shape.each_hull(aerated) & (smooth > low) & (smooth < high)
     return shape.opened(between, _VESSEL_RADIUS)
 
@@ -107,4 +103,4 @@ def infection(voxels: np.ndarray, aerated: np.ndarray, units: str) -> np.ndarray
 def _tissue(voxels: np.ndarray) -> np.ndarray:
     if voxels.min() == voxels.max():
         return np.zeros(voxels.shape, np.bool_)
-    return voxels > filters.threshold_otsu(voxels)
+    return np.asarray(voxels > filters.threshold_otsu(voxels))

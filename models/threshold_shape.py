@@ -17,6 +17,11 @@ def disc(radius: int) -> np.ndarray:
     return offset[:, None] ** 2 + offset[None, :] ** 2 <= radius**2
 
 
+def blurred(voxels: np.ndarray, sigma: float) -> np.ndarray:
+    """Returns Gaussian-smoothed voxels; beyond the picture its border goes on."""
+    return np.asarray(ndimage.gaussian_filter(voxels, sigma, mode="nearest"))
+
+
 def opened(plane: np.ndarray, radius: int) -> np.ndarray:
     """Removes what a disc does not fit into; beyond the picture the plane goes on as it ends."""
     return _morphology(plane, cv2.MORPH_OPEN, radius)
@@ -36,7 +41,8 @@ def _morphology(plane: np.ndarray, operation: int, radius: int) -> np.ndarray:
     margin = 2 * radius
     padded = np.pad(plane.astype(np.uint8), margin, mode="edge")
     result = cv2.morphologyEx(padded, operation, disc(radius).astype(np.uint8))
-    return result[margin : margin + plane.shape[0], margin : margin + plane.shape[1]] > 0
+    inner = result[margin : margin + plane.shape[0], margin : margin + plane.shape[1]]
+    return np.asarray(inner > 0)
 
 
 def components(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +58,7 @@ def components(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def at_least(plane: np.ndarray, size: float) -> np.ndarray:
     """Returns the components of a plane or volume that have at least `size` pixels."""
     numbers, sizes = components(plane)
-    return np.isin(numbers, np.flatnonzero(sizes >= size) + 1)
+    return np.asarray(np.isin(numbers, np.flatnonzero(sizes >= size) + 1))
 
 
 def touching(plane: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -81,7 +87,7 @@ def hull(plane: np.ndarray) -> np.ndarray:
     filled = np.zeros(plane.shape, np.uint8)
     if points is not None:
         cv2.fillConvexPoly(filled, cv2.convexHull(points), 1)
-    return filled > 0
+    return np.asarray(filled > 0)
 
 
 def each_hull(plane: np.ndarray) -> np.ndarray:
@@ -103,4 +109,4 @@ def signed_distance(plane: np.ndarray) -> np.ndarray:
     inside = ndimage.distance_transform_edt(plane)
     outside = ndimage.distance_transform_edt(~plane)
     # The centres on either side of an outline are half a pixel from it.
-    return np.where(plane, inside - 0.5, 0.5 - outside)
+    return np.asarray(np.where(plane, inside - 0.5, 0.5 - outside))

@@ -49,7 +49,8 @@ def lung(voxels: np.ndarray) -> np.ndarray:
     outside = shape.touching(grey < _OUTSIDE_BELOW, shape.border(grey.shape))
     spine = _spine(np.where(outside, 0.0, grey))
     dark = _darker_than_surroundings(grey, outside, spine)
-    return np.logical_or(*_symmetric(dark, spine))
+    left, right = _symmetric(dark, spine)
+    return np.asarray(left | right)
 
 
 def infection(voxels: np.ndarray, lungs: np.ndarray) -> np.ndarray:
@@ -67,7 +68,7 @@ def infection(voxels: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     # Three classes need more than three grey values.
     if grey is None or len(np.unique(grey[inner])) <= 3:
         return np.zeros(voxels.shape, np.bool_)
-    without_ribs = ndimage.gaussian_filter(grey, 2 * _BLUR, mode="nearest")
+    without_ribs = shape.blurred(grey, 2 * _BLUR)
     aerated_below, _ = filters.threshold_multiotsu(without_ribs[inner], classes=3)
     return shape.opened(inner & (without_ribs > aerated_below), 3)
 
@@ -78,7 +79,7 @@ def _grey(voxels: np.ndarray) -> np.ndarray | None:
     if low == high:
         return None
     scaled = np.clip((voxels - low) / (high - low), 0.0, 1.0)
-    return ndimage.gaussian_filter(scaled, _BLUR, mode="nearest")
+    return shape.blurred(scaled, _BLUR)
 
 
 def _spine(grey: np.ndarray) -> int:
@@ -113,7 +114,7 @@ def _darker_than_surroundings(grey: np.ndarray, outside: np.ndarray, spine: int)
     return shape.opened(body & (mean - grey > needed), 3)
 
 
-def _symmetric(dark: np.ndarray, spine: int) -> list[np.ndarray]:
+def _symmetric(dark: np.ndarray, spine: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the lungs left and right of the spine in the image, the better one for both.
 
     Both are kept if they are about mirror images; else the one that is better placed and
@@ -133,7 +134,7 @@ def _symmetric(dark: np.ndarray, spine: int) -> list[np.ndarray]:
         left, right = (_merit(*pair, weight) for pair in zip(regions, lungs, strict=True))
         worse = 0 if right > left else 1
         lungs[worse] = _mirrored(lungs[1 - worse], spine)
-    return lungs
+    return lungs[0], lungs[1]
 
 
 def _pieces(dark: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -150,15 +151,16 @@ def _completed(region: np.ndarray, spine: int, side: int) -> np.ndarray:
         return region
     cols = region.shape[1]
     gap = _SPINE_GAP * cols
-    beyond_gap = side * (np.arange(cols) - spine)[None, :] > gap / 2
+    aside = side * (np.arange(cols) - spine)[None, :]
     occupied = np.flatnonzero(region.any(axis=1))
     top, height = occupied[0], occupied[-1] - occupied[0]
 
-    outline = region & beyond_gap
+    outline = region & (aside > gap / 2)
     first, last = (int(top + share * height) for share in _MEDIAL_EDGE)
     outline[first : last + 1, int(np.clip(spine + side * gap, 0, cols - 1))] = True
     whole = _above_diaphragm(shape.hull(outline), _DOME * height)
-    return shape.dilated(whole, _WALL) & (side * (np.arange(cols) - spine)[None, :] > 0.9 * gap)
+    # Growing must not take the lung across the spine.
+    return np.asarray(shape.dilated(whole, _WALL) & (aside > 0.9 * gap))
 
 
 def _above_diaphragm(whole: np.ndarray, rise: float) -> np.ndarray:
