@@ -51,7 +51,11 @@ class InputSpec:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the spec as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def to_json(self) -> str:
+        """Returns the spec as JSON, which `parse` reads."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
 
 
 def load(path: pathlib.Path) -> InputSpec:
@@ -61,11 +65,19 @@ def load(path: pathlib.Path) -> InputSpec:
       InputError: if the file is missing or is not a spec.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return InputSpec(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        )
+        return parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: this is not a run or an export") from None
+
+
+def parse(text: str | bytes, source: str) -> InputSpec:
+    """Reads the JSON of a spec; `source` says in an error where it came from.
+
+    Raises:
+      InputError: if it is not a spec.
+    """
+    try:
+        fields = json.loads(text)
+        return InputSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a spec of this version: {error}") from error
+        raise InputError(f"{source} is not a spec of this version: {error}") from error

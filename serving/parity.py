@@ -1,0 +1,130 @@
+"""Proves that a model gives the same masks however it is run, and says so in parity.json.
+
+The trained model sets the standard. The SavedModel in a fresh process, the server over gRPC
+and the server over REST are each asked for the same scans through the client's own code; one
+pixel of difference in a mask ends the export.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import inference, tiles
+from data_pipeline.errors import InputError
+from data_pipeline.scan import Scan
+from data_pipeline.spec import InputSpec
+from serving import client
+
+PROBABILITY_TOLERANCE = 1e-5
+LARGEST_BATCH = 8  # tiles in the batch that is compared with single requests
+
+
+class NotProven(InputError):
+    """Two ways of running one model disagree."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """A scan on which all ways must agree. Numbered, not named: an export may travel."""
+
+    number: int
+    scan: Scan
+    image_bytes: bytes | None = None  # the PNG or JPEG it came from, if the model takes files
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one way of running the model says of one scan."""
+
+    probabilities: np.ndarray  # float32 (labels, *grid)
+    planes: np.ndarray  # bool, likewise
+    planes_of_file: np.ndarray | None  # the same from image_bytes
+
+
+def answers(served: client.Served, golden: Sequence[Golden]) -> list[Answer]:
+    """Asks a served model for each scan, as voxels and as a file where there is one."""
+    found = []
+    for case in golden:
+        probabilities = served.probabilities(case.scan)
+        planes = inference.mask(probabilities, served.spec).planes
+        of_file = None if case.image_bytes is None else served.mask_of_file(case.image_bytes).planes
+        found.append(Answer(probabilities, planes, of_file))
+    return found
+
+
+def compare(
+    way: str, expected: Sequence[Answer], found: Sequence[Answer], golden: Sequence[Golden]
+) -> float:
+    """Returns the largest difference of two probabilities.
+
+    Raises:
+      NotProven: if a mask differs in a pixel, or a probability by more than the tolerance.
+    """
+    largest = 0.0
+    for case, standard, answer in zip(golden, expected, found, strict=True):
+        _check_planes(way, case, standard.planes, answer.planes)
+        if answer.planes_of_file is not None:
+            _check_planes(f"{way} (encoded)", case, standard.planes, answer.planes_of_file)
+        difference = np.abs(standard.probabilities - answer.probabilities).max()
+        # Written so that NaN does not pass.
+        if not difference <= PROBABILITY_TOLERANCE:
+            raise NotProven(
+                f"not exported: in golden case {case.number} a probability of {way} is off by "
+                f"{difference:.2g}, more than {PROBABILITY_TOLERANCE:.0e}"
+            )
+        largest = max(largest, float(difference))
+    return largest
+
+
+def _check_planes(way: str, case: Golden, expected: np.ndarray, found: np.ndarray) -> None:
+    if found.shape != expected.shape:
+        problem = f"has shape {found.shape} instead of {expected.shape}"
+    elif wrong := int((found != expected).sum()):
+        problem = f"differs in {wrong} of {expected.size} pixels"
+    else:
+        return
+    raise NotProven(
+        f"not exported: the mask of {way} {problem} from the trained model's, "
+        f"golden case {case.number}"
+    )
+
+
+def check_batches(served: client.Served, golden: Sequence[Golden]) -> None:
+    """Checks that a server which batches requests gives the bits of single requests.
+
+    Raises:
+      NotProven: if a row of a batch depends on how many there are.
+    """
+    frames = [frame for case in golden for _, frame in inference.frames(case.scan, served.spec)]
+    corner = (0,) * len(served.spec.shape)
+    rows = [tiles.cut(frame, corner, served.spec.shape) for frame in frames][:LARGEST_BATCH]
+    singles = np.concatenate([served.predict(row[None]) for row in rows])
+    if not np.array_equal(singles, served.predict(np.stack(rows))):
+        raise NotProven(f"not exported: a batch of {len(rows)} differs from single requests")
+
+
+def describe(
+    golden: Sequence[Golden], expected: Sequence[Answer], spec: InputSpec
+) -> list[dict[str, Any]]:
+    """Returns what parity.json says of each golden case: its grid and its masks' fingerprints."""
+    told = []
+    for case, answer in zip(golden, expected, strict=True):
+        masks = {
+            label: {
+                "pixels": int(plane.sum()),
+                "sha256": hashlib.sha256(np.packbits(plane).tobytes()).hexdigest(),
+            }
+            for label, plane in zip(spec.labels, answer.planes, strict=True)
+        }
+        told.append(
+            {
+                "case": case.number,
+                "grid": list(case.scan.shape),
+                "as_file": case.image_bytes is not None,
+                "masks": masks,
+            }
+        )
+    return told
