@@ -46,6 +46,16 @@ def read(path: pathlib.Path) -> np.ndarray:
     return image if image.ndim == 2 else _grey(image, path)
 
 
+def size(path: pathlib.Path) -> tuple[int, int]:
+    """Returns the rows and columns of an image without decoding it.
+
+    Raises:
+      InputError: as `read`.
+    """
+    cols, rows = _header(path, _bytes(path)).size
+    return rows, cols
+
+
 def read_classes(path: pathlib.Path) -> np.ndarray:
     """Returns the class numbers of a mask image: (rows, cols).
 
