@@ -63,7 +63,8 @@ def outline(mask: np.ndarray) -> np.ndarray:
     box = scipy.ndimage.find_objects(mask.astype(np.uint8))[0]
     inner = scipy.ndimage.binary_erosion(mask[box])
     points: np.ndarray = np.argwhere(mask[box] & ~inner)
-    return points + np.array([side.start for side in box])
+    start = np.array([side.start for side in box])
+    return np.asarray(points + start)
 
 
 def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:

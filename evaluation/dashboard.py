@@ -223,8 +223,10 @@ def _questions(questions: Sequence[case_level.CaseLevel]) -> str:
         )
         for item in questions
     ]
-    header = ("Model", "Question", "Modality", "Yes / no", "ROC AUC", "PR AUC")
-    header += ("Sensitivity", "Specificity", "Said yes: right / wrong", "Said no: wrong / right")
+    header = (
+        *("Model", "Question", "Modality", "Yes / no", "ROC AUC", "PR AUC"),
+        *("Sensitivity", "Specificity", "Said yes: right / wrong", "Said no: wrong / right"),
+    )
     warnings = dict.fromkeys(item.warning for item in questions if item.warning)
     return "".join(_warning(text) for text in warnings) + _table(header, rows, 3)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from data_pipeline.cases import Case
-from evaluation import curves, dashboard, figures, gallery, pictures, summary, tables
+from evaluation import curves, dashboard, figures, gallery, hparams, pictures, summary, tables
 from evaluation.entrants import Entrant
 from evaluation.gallery import Pick
 from evaluation.pictures import Picture
@@ -114,6 +114,7 @@ def write(
         provenance=summary.plain(provenance),
     )
     summary.save_text(out / "dashboard.html", dashboard.render(page))
+    hparams.write(out / "tensorboard", unique_entrants(trials), found)
     if keep_masks:
         _replace_folder(masks, out / "masks")
     # With failures it stays, so that the next try scores only what failed.
