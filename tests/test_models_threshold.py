@@ -99,9 +99,18 @@ def test_stored_values_are_parted_by_their_own_otsu_threshold():
     assert dice(lungs, outlines(as_scan(stored, "stored"))[0]) > 0.98
 
 
-def test_air_of_the_room_is_no_lung_and_neither_is_air_between_body_and_table():
+def test_air_of_the_room_is_no_lung_not_even_in_a_deep_notch_of_the_body():
     hu, lungs = ct_slice()
-    hu[225:229] = 300.0  # a table across the whole slice cuts the air below the body off
+    hu[:110, 112:144] = -1000.0
+    found = outlines(as_scan(hu))[0]
+    assert not (found & (hu == -1000)).any()
+    assert dice(lungs, found) > 0.98
+
+
+def test_air_between_body_and_table_is_no_lung():
+    hu, lungs = ct_slice()
+    hu[225:229, 10:246] = 300.0  # with the two sides of a trough this closes the air below in
+    hu[128:229, 10:14] = hu[128:229, 242:246] = 300.0
     found = outlines(as_scan(hu))[0]
     assert not (found & (hu == -1000)).any()
     assert dice(lungs, found) > 0.98
@@ -156,17 +165,43 @@ def test_ct_infection_is_a_band_of_hu_without_vessels():
     assert not found[150, 76]
 
 
-def test_xray_lungs_lie_on_both_sides_of_the_spine_and_include_the_heart_s_region():
+def drawn_xray(width=1.0):
+    """A chest without air beside it, with two lungs and a spine; returns image and lungs."""
     y, x = np.mgrid[:240, :240] / 240
+    aside = np.abs(x - 0.5) / width
     image = np.full((240, 240), 160.0)
-    lungs = ((np.abs(x - 0.5) - 0.22) / 0.14) ** 2 + ((y - 0.45) / 0.3) ** 2 < 1
+    lungs = ((aside - 0.22) / 0.14) ** 2 + ((y - 0.45) / 0.3) ** 2 < 1
     image[lungs] = 60.0
-    image[:, 112:128] = 200.0  # spine
-    image[(x > 0.5) & (x < 0.68) & (y > 0.5) & (y < 0.7)] = 180.0  # heart
-    found = outlines(Scan(image.astype(np.float32), "XR", "stored", "drawn"))[0]
+    image[aside < 0.03] = 200.0
+    return image, lungs
+
+
+def as_xray(image):
+    return Scan(image.astype(np.float32), "XR", "stored", "drawn")
+
+
+def test_xray_lungs_lie_on_both_sides_of_the_spine():
+    image, lungs = drawn_xray()
+    found = outlines(as_xray(image))[0]
     assert len(threshold_shape.components(found)[1]) == 2
     assert not found[:, 115:125].any()
-    assert found[150, 150]  # heart
+    assert dice(lungs, found) > 0.8
+
+
+def test_the_region_behind_the_heart_is_lung_on_xrays():
+    image, _ = drawn_xray()
+    image[96:192, 127:163] = 180.0  # the heart, which hides the lung's lower medial part
+    found = outlines(as_xray(image))[0]
+    assert found[163, 138]
+
+
+def test_soft_tissue_between_ribs_and_skin_is_no_lung_on_xrays():
+    image, lungs = drawn_xray(width=0.65)
+    aside = np.abs(np.arange(240) - 119.5)
+    image[:, aside > 65] = 70.0  # soft tissue, hardly brighter than lung and 8 pixels from it
+    image[:, aside > 80] = 0.0  # air beside the patient
+    found = outlines(as_xray(image))[0]
+    assert not found[:, aside > 72].any()
     assert dice(lungs, found) > 0.8
 
 
@@ -174,7 +209,7 @@ def test_a_side_without_a_lung_takes_the_mirror_image_of_the_other():
     scan, _ = phantom.xray(0, (240, 200))
     half = scan.voxels.copy()
     half[:, 112:] = np.where(half[:, 112:] < 150, 200, half[:, 112:])
-    found = outlines(Scan(half, "XR", "stored", "drawn"))[0]
+    found = outlines(as_xray(half))[0]
     left, right = found[:, :100].sum(), found[:, 100:].sum()
     assert left > 1000
     assert 0.7 < left / right < 1.4
