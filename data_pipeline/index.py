@@ -128,7 +128,15 @@ def write(path: pathlib.Path, cases: Sequence[Case]) -> None:
 
     Columns that are empty in every row are left out, except those that every manifest has.
     """
-    always = ("id", "dataset", "modality", "diagnosis", "patient_id", "view", "image")
+    always: tuple[str, ...] = (
+        "id",
+        "dataset",
+        "modality",
+        "diagnosis",
+        "patient_id",
+        "view",
+        "image",
+    )
     always += tuple(label.column for label in LABELS.values())
     rows = [_row(case, path.parent) for case in cases]
     others = [field.name for field in dataclasses.fields(Case) if field.name not in always]
