@@ -84,31 +84,39 @@ def _interval(part: np.ndarray, whole: np.ndarray, value: float, seed: int) -> t
     patients = len(part)
     if patients < 2:
         return math.nan, math.nan
-    spread = _standard_error(part[None], whole[None], np.array([value]))[0]
+    # What a patient adds to the distance of a resample's ratio from `value`.
+    residual = part - value * whole
+    columns = np.stack([residual, whole, residual**2, residual * whole, whole**2], axis=1)
+    spread = float(_errors(columns.sum(axis=0)[None], patients)[0])
     if spread <= 1e-12 * abs(value):
         return float(value), float(value)
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK // patients)
     strayed = []
     for start in range(0, RESAMPLES, step):
-        drawn = rng.integers(patients, size=(min(step, RESAMPLES - start), patients))
-        some_part, some_whole = part[drawn], whole[drawn]
-        total = some_whole.sum(axis=1)
-        use = total > 0
-        values = some_part[use].sum(axis=1) / total[use]
-        errors = _standard_error(some_part[use], some_whole[use], values)
-        strayed.append((values - value) / np.maximum(errors, _LEAST_SPREAD * spread))
+        sums = _drawn(rng, min(step, RESAMPLES - start), patients) @ columns
+        sums = sums[sums[:, 1] > 0]
+        errors = np.maximum(_errors(sums, patients), _LEAST_SPREAD * spread)
+        strayed.append(sums[:, 0] / sums[:, 1] / errors)
     tail = (1 - CONFIDENCE) / 2
     upper, lower = np.quantile(np.concatenate(strayed), [1 - tail, tail])
     return float(value - upper * spread), float(value - lower * spread)
 
 
-def _standard_error(part: np.ndarray, whole: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Linearised standard error of a ratio of sums over patients: (resamples,)."""
-    patients = part.shape[1]
-    residuals = part - value[:, None] * whole
-    variance = np.square(residuals).sum(axis=1) * patients / (patients - 1)
-    return np.asarray(np.sqrt(variance) / whole.sum(axis=1))
+def _drawn(rng: np.random.Generator, resamples: int, patients: int) -> np.ndarray:
+    """Returns how often each resample draws each patient: float64 (resamples, patients)."""
+    drawn = rng.integers(patients, size=(resamples, patients))
+    drawn += np.arange(resamples)[:, None] * patients
+    counts = np.bincount(drawn.ravel(), minlength=resamples * patients)
+    return counts.reshape(resamples, patients).astype(np.float64)
+
+
+def _errors(sums: np.ndarray, patients: int) -> np.ndarray:
+    """Returns the linearised standard error of ratios, (resamples,), from sums of the columns."""
+    residual, whole, squares, products, whole_squares = sums.T
+    off = residual / whole
+    variance = squares - 2 * off * products + off**2 * whole_squares
+    return np.asarray(np.sqrt(np.maximum(variance, 0.0) * patients / (patients - 1)) / whole)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,225 @@
+"""Writes the README's table of results: trains what is not trained yet, scores all, and sums up.
+
+    python -m evaluation.benchmark                         # about 55 minutes on 2 CPU cores
+    python -m evaluation.benchmark --readme README.md      # and puts the table into the README
+
+U-Net, CNN and thresholding, on lungs in X-rays (patient-level test split) and infection in CT
+slices (five-fold cross-validation, since few slices have a known patient). Runs that are there
+are used as they are; delete one to train it anew. All results lie in results/benchmark, what
+the README shows in results/README.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import rich.console
+
+from data_pipeline import cases
+from data_pipeline.errors import InputError, one_line_for_bad_input
+from evaluation import run as scoring_command
+from evaluation import runs, summary, tables
+
+NETWORKS = ("unet", "cnn")
+BASELINE = "threshold"
+
+# Dice that published projects of this kind report for the three families, each on data of its
+# own: a yardstick beside our figures, not a comparison with them.
+PUBLISHED_DICE = {"unet": 0.92, "cnn": 0.85, "threshold": 0.70}
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+_SHOWN = ("scores.csv", "summary.json", "figures/comparison.png", "figures/gallery.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One structure in one modality."""
+
+    name: str
+    title: str
+    modality: str
+    label: str
+    folds: int  # 0: one patient-level split
+
+
+TASKS = (
+    Task("xr-lung", "X-ray, lungs", "XR", "lung", 0),
+    Task("ct-infection", "CT slices, infection", "CT", "infection", 5),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the benchmark is run with."""
+
+    data: pathlib.Path
+    runs: pathlib.Path
+    results: pathlib.Path
+    shown: pathlib.Path
+    readme: pathlib.Path | None
+    seed: int
+    xr_minutes: float
+    ct_minutes: float
+    tasks: tuple[str, ...]
+
+    def minutes(self, task: Task) -> float:
+        """Returns the budget of one training: of one fold, where there are folds."""
+        return self.xr_minutes if task.modality == "XR" else self.ct_minutes
+
+
+def from_flags(argv: list[str] | None = None) -> Settings:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.benchmark",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data", type=pathlib.Path, default=cases.SAMPLE, help="manifest (default: the sample)")
+    add("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="default: %(default)s")
+    add("--results", type=pathlib.Path, default=pathlib.Path("results/benchmark"))
+    add(
+        "--shown",
+        type=pathlib.Path,
+        default=pathlib.Path("results/README"),
+        help="where the small files that the README shows go (default: %(default)s)",
+    )
+    add("--readme", type=pathlib.Path, help=f"put the table between {BEGIN} and {END} of this")
+    add("--seed", type=int, default=0)
+    add("--xr-minutes", type=float, default=6.0, help="a training (default: %(default)s)")
+    add("--ct-minutes", type=float, default=4.0, help="a fold (default: %(default)s)")
+    every = ",".join(task.name for task in TASKS)
+    add("--tasks", default=every, help="default: %(default)s")  # fmt: skip
+    given = vars(parser.parse_args(argv))
+    given["tasks"] = tuple(given["tasks"].split(","))
+    unknown = set(given["tasks"]) - {task.name for task in TASKS}
+    if unknown:
+        known = ", ".join(task.name for task in TASKS)
+        raise InputError(f"unknown task {', '.join(sorted(unknown))}; known: {known}")
+    return Settings(**given)
+
+
+def train_command(settings: Settings, task: Task, model: str, *, resume: bool) -> list[str]:
+    """Returns the command that trains one model for one task."""
+    command = [sys.executable, "-m", "training.run", "--model", model]
+    command += ["--data", str(settings.data), "--modality", task.modality, "--labels", task.label]
+    command += ["--minutes", f"{settings.minutes(task):g}", "--seed", str(settings.seed)]
+    command += ["--runs", str(settings.runs), "--name", run_name(task, model)]
+    command += ["--folds", str(task.folds)] if task.folds else []
+    return command + (["--resume"] if resume else [])
+
+
+def run_name(task: Task, model: str) -> str:
+    """Returns the name of a benchmark's run directory."""
+    return f"benchmark-{task.name}-{model}"
+
+
+def train(settings: Settings, task: Task, model: str) -> pathlib.Path:
+    """Returns a finished run, training it first if there is none.
+
+    Raises:
+      InputError: if the training fails.
+    """
+    path = settings.runs / run_name(task, model)
+    try:
+        runs.load(path)
+        return path
+    except InputError:
+        pass  # not there, or interrupted
+    done = subprocess.run(train_command(settings, task, model, resume=path.exists()), check=False)
+    if done.returncode:
+        raise InputError(f"training {path} ended with exit code {done.returncode}")
+    return path
+
+
+def rows_of(task: Task, results: pathlib.Path) -> list[tuple[str, ...]]:
+    """Returns a task's rows of the README's table."""
+    found = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    return [_row(task, item) for item in found["labels"]]
+
+
+def _row(task: Task, item: dict[str, object]) -> tuple[str, ...]:
+    measured = item["metrics"]
+    if not isinstance(measured, dict):
+        raise InputError("summary.json has no metrics; was it written by this version?")
+    model = str(item["model"]).removeprefix(f"benchmark-{task.name}-")
+    dice = measured["dice"]["mean"]
+    interval = f"{dice['value']:.3f} ({dice['low']:.3f}-{dice['high']:.3f})"
+    return (
+        task.title,
+        {"unet": "U-Net", "cnn": "CNN", "threshold": "Thresholding"}.get(model, model),
+        f"{measured['accuracy']['mean']['value']:.3f}",
+        f"{measured['loss']['mean']['value']:.3f}",
+        interval,
+        str(item["cases"]),
+        f"{PUBLISHED_DICE[model]:.2f}" if model in PUBLISHED_DICE else "-",
+    )
+
+
+HEADER = ("Task", "Model", "Accuracy", "Loss", "Dice (95 % interval)", "Cases", "Published Dice")
+
+
+def table(settings: Settings, rows: Sequence[Sequence[str]]) -> str:
+    """Returns the table in Markdown with what a reader must know beneath."""
+    budget = (
+        f"{settings.xr_minutes:g} minutes (X-ray) and {settings.ct_minutes:g} minutes a fold (CT)"
+    )
+    return (
+        tables.markdown(HEADER, rows)
+        + f"\nTrained for {budget} from seed {settings.seed} by `python -m evaluation.benchmark`. "
+        "Means over test cases that the model has not seen: X-ray by a split of patients, CT by "
+        "five-fold cross-validation. Loss is cross-entropy in nats per pixel; the interval is a "
+        "bootstrap of patients. The CT slices' patients are unknown, so each slice counts as one "
+        "and slices of one patient may be in training and test: read those rows as optimistic. "
+        "The published Dice is what projects of this kind report on data of their own.\n"
+    )
+
+
+def put_into(readme: pathlib.Path, text: str) -> None:
+    """Replaces what stands between the two markers of a README.
+
+    Raises:
+      InputError: if it has no such markers.
+    """
+    before = readme.read_text(encoding="utf-8")
+    if BEGIN not in before or END not in before:
+        raise InputError(f"{readme} has no place for the table: put {BEGIN} and {END} into it")
+    head, _, rest = before.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    summary.save_text(readme, f"{head}{BEGIN}\n{text}{END}{tail}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    settings = from_flags(argv)
+    console = rich.console.Console(highlight=False)
+    rows = []
+    for task in TASKS:
+        if task.name not in settings.tasks:
+            continue
+        trained = [str(train(settings, task, model)) for model in NETWORKS]
+        out = settings.results / task.name
+        flags = ["--data", str(settings.data), "--split", "test", "--out", str(out)]
+        if scoring_command.main([*trained, BASELINE, *flags, "--seed", str(settings.seed)]):
+            raise InputError(f"some cases of {task.name} could not be scored; see {out}")
+        rows += rows_of(task, out)
+        for name in _SHOWN:
+            target = settings.shown / task.name / pathlib.Path(name).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(out / name, target)
+    text = table(settings, rows)
+    summary.save_text(settings.shown / "table.md", text)
+    if settings.readme is not None:
+        put_into(settings.readme, text)
+    console.print(text, markup=False)
+    console.print(f"table: {settings.shown / 'table.md'}")
+
+
+if __name__ == "__main__":
+    with one_line_for_bad_input():
+        main()

@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from data_pipeline.errors import InputError
+from evaluation import benchmark
+
+
+def settings(tmp_path, *flags):
+    folders = ["--runs", str(tmp_path / "runs"), "--shown", str(tmp_path / "shown")]
+    return benchmark.from_flags([*folders, *flags])
+
+
+def test_the_training_command_uses_only_flags_that_training_knows(tmp_path):
+    # In a process of its own: evaluation must not import training.
+    for task in benchmark.TASKS:
+        command = benchmark.train_command(settings(tmp_path), task, "unet", resume=True)
+        code = (
+            "import sys; from training import config; c = config.from_flags(sys.argv[1:]); "
+            "print(c.model, c.modality, c.labels, c.folds, c.minutes, c.name)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, check=False
+        )
+        minutes = 6.0 if task.modality == "XR" else 4.0
+        assert done.stdout.split() == [
+            "unet", task.modality, task.label, str(task.folds), str(minutes),
+            f"benchmark-{task.name}-unet",
+        ], done.stderr  # fmt: skip
+
+
+def test_a_row_holds_what_the_summary_says(tmp_path):
+    def mean(value):
+        return {"mean": {"value": value, "low": value - 0.01, "high": value + 0.01}}
+
+    item = {
+        "model": "benchmark-xr-lung-unet",
+        "cases": 24,
+        "metrics": {"dice": mean(0.95), "accuracy": mean(0.97), "loss": mean(0.08)},
+    }
+    (tmp_path / "summary.json").write_text(json.dumps({"labels": [item]}))
+    row = benchmark.rows_of(benchmark.TASKS[0], tmp_path)[0]
+    assert row == (
+        "X-ray, lungs", "U-Net", "0.970", "0.080", "0.950 (0.940-0.960)", "24", "0.92",
+    )  # fmt: skip
+
+
+def test_the_table_goes_between_the_markers_and_nothing_else_changes(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"top\n{benchmark.BEGIN}\nold\n{benchmark.END}\nbottom\n")
+    benchmark.put_into(readme, "new\n")
+    benchmark.put_into(readme, "newer\n")
+    assert readme.read_text() == f"top\n{benchmark.BEGIN}\nnewer\n{benchmark.END}\nbottom\n"
+
+
+def test_a_readme_without_markers_is_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("top\n")
+    with pytest.raises(InputError, match="no place for the table"):
+        benchmark.put_into(readme, "new\n")
+    assert readme.read_text() == "top\n"
+
+
+def test_an_unknown_task_is_refused(tmp_path):
+    with pytest.raises(InputError, match="unknown task heart; known: xr-lung, ct-infection"):
+        settings(tmp_path, "--tasks", "heart")
