@@ -3,8 +3,12 @@
 What must stay together, the images of one patient and copies of one image, is a group, and a
 group is never divided. The result depends on the cases and the seed alone, not on the order
 of rows, the machine or the Python version.
+
+    python -m data_pipeline.split manifest.csv --out splits.csv
+    python -m data_pipeline.split manifest.csv --out folds.csv --folds 5
 """
 
+import argparse
 import csv
 import hashlib
 import os
@@ -12,8 +16,13 @@ import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from rich.console import Console
+from rich.progress import track
+
+from data_pipeline import cases as manifests
+from data_pipeline import duplicates
 from data_pipeline.cases import SPLITS, Case
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.labels import LABELS
 
 SHARES = (0.7, 0.15, 0.15)  # of train, validation, test
@@ -210,3 +219,85 @@ def _stratum(members: Sequence[Case]) -> str:
 def _shuffle(name: str, seed: int) -> str:
     # Not Python's hash(), which differs from one process to the next.
     return hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()
+
+
+def copies_among(cases: Sequence[Case]) -> list[tuple[str, str]]:
+    """Reads every scan and returns the pairs of cases that show the same image.
+
+    Raises:
+      InputError: naming the file, if a scan cannot be read.
+    """
+    prints = [
+        duplicates.fingerprint(manifests.read_scan(case))
+        for case in track(cases, description="looking for copies", transient=True)
+    ]
+    return [(cases[one].id, cases[other].id) for one, other, _ in duplicates.pairs(prints)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses flags, writes the split or the folds and tells what is in each part."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.split",
+        description="Divide the cases of a manifest by patient, stratified, into splits or folds.",
+    )
+    parser.add_argument("manifest", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("splits.csv"))
+    parser.add_argument("--folds", type=int, help="write so many folds instead of splits")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--shares", type=float, nargs=3, default=SHARES, metavar=("TRAIN", "VALIDATION", "TEST")
+    )
+    parser.add_argument(
+        "--trust-patients",
+        action="store_true",
+        help="do not read the images to keep copies of one together",
+    )
+    flags = parser.parse_args(argv)
+    with one_line_for_bad_input():
+        cases = manifests.load(flags.manifest)
+        copies = [] if flags.trust_patients else copies_among(cases)
+        console = Console(highlight=False, soft_wrap=True)
+        parts: Mapping[str, str | int]
+        if flags.folds is not None:
+            of_fold = folds(cases, flags.folds, flags.seed, copies=copies)
+            save_folds(flags.out, cases, of_fold)
+            parts = {case_id: f"fold {fold}" for case_id, fold in of_fold.items()}
+        else:
+            splits = assign(cases, flags.seed, tuple(flags.shares), copies=copies)
+            save(flags.out, cases, splits)
+            parts = splits
+        _tell(console, cases, parts, copies)
+        console.print(f"wrote {flags.out}")
+
+
+def _tell(
+    console: Console,
+    cases: Sequence[Case],
+    parts: Mapping[str, str | int],
+    copies: Sequence[tuple[str, str]],
+) -> None:
+    for part in sorted(
+        set(parts.values()), key=lambda p: (str(p) not in SPLITS, str(p) != "train")
+    ):
+        members = [case for case in cases if parts[case.id] == part]
+        told = [f"{len(members)} cases", f"{len({case.patient for case in members})} patients"]
+        told += [
+            f"{label} {sum(c.mask_path(label) is not None for c in members)}" for label in LABELS
+        ]
+        told += [f"{name or 'unstated'} {n}" for name, n in _diagnoses(members)]
+        console.print(f"{part}: {', '.join(told)}")
+    unknown = sum(not case.patient_id for case in cases)
+    console.print(
+        f"patients unknown: {unknown} cases, each treated as a patient of its own"
+        + ("; leakage between parts cannot be excluded" if unknown else "")
+    )
+    if copies:
+        console.print(f"copies of one image kept together: {len(copies)} pairs")
+
+
+def _diagnoses(members: Iterable[Case]) -> list[tuple[str, int]]:
+    return Counter(case.diagnosis for case in members).most_common(4)
+
+
+if __name__ == "__main__":
+    main()

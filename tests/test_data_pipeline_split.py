@@ -177,3 +177,41 @@ def test_a_file_that_is_no_split_is_refused(tmp_path, text, message):
 def test_a_missing_split_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"splits.csv is missing"):
         split.load(tmp_path / "splits.csv")
+
+
+def test_the_command_writes_splits_and_tells_what_is_in_each(phantoms, tmp_path, capsys):
+    out = tmp_path / "splits.csv"
+    split.main([str(phantoms), "--out", str(out), "--seed", "3"])
+    told = capsys.readouterr().out
+    assert "train: 8 cases, 8 patients, lung 8, infection" in told
+    assert "patients unknown: 0 cases" in told
+    assert split.load(out) == split.assign(cases.load(phantoms), seed=3)
+
+
+def test_the_command_writes_folds(phantoms, tmp_path, capsys):
+    out = tmp_path / "folds.csv"
+    split.main([str(phantoms), "--out", str(out), "--folds", "4"])
+    rows = [line.split(",") for line in out.read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == ["case_id", "patient_id", "fold"]
+    assert Counter(row[2] for row in rows[1:]) == {"0": 3, "1": 3, "2": 3, "3": 3}
+    assert "fold 0: 3 cases" in capsys.readouterr().out
+
+
+def test_the_command_keeps_copies_of_an_image_together(phantoms, tmp_path, capsys):
+    lines = phantoms.read_text(encoding="utf-8").splitlines()
+    # Ten more patients whose images are those of the first ten.
+    twins = [line.replace(",p", ",twin").replace("phantom-", "twin-", 1) for line in lines[1:11]]
+    manifest = phantoms.parent / "with twins.csv"
+    manifest.write_text("\n".join(lines + twins) + "\n", encoding="utf-8")
+    out = tmp_path / "splits.csv"
+    split.main([str(manifest), "--out", str(out)])
+    splits = split.load(out)
+    assert all(splits[f"phantom-{n}"] == splits[f"twin-{n}"] for n in range(10))
+    assert "copies of one image kept together: " in capsys.readouterr().out
+
+
+def test_the_command_tells_a_users_mistake_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        split.main([str(tmp_path / "none.csv")])
+    assert caught.value.code == 2
+    assert "none.csv does not exist" in capsys.readouterr().err
