@@ -276,9 +276,8 @@ def _tell(
     parts: Mapping[str, str | int],
     copies: Sequence[tuple[str, str]],
 ) -> None:
-    for part in sorted(
-        set(parts.values()), key=lambda p: (str(p) not in SPLITS, str(p) != "train")
-    ):
+    in_order = [name for name in SPLITS if name in parts.values()] or sorted(set(parts.values()))
+    for part in in_order:
         members = [case for case in cases if parts[case.id] == part]
         told = [f"{len(members)} cases", f"{len({case.patient for case in members})} patients"]
         told += [

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from data_pipeline import cases, split
+from data_pipeline import cases, phantom, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 
@@ -197,7 +197,8 @@ def test_the_command_writes_folds(phantoms, tmp_path, capsys):
     assert "fold 0: 3 cases" in capsys.readouterr().out
 
 
-def test_the_command_keeps_copies_of_an_image_together(phantoms, tmp_path, capsys):
+def test_the_command_keeps_copies_of_an_image_together(tmp_path, capsys):
+    phantoms = phantom.write_manifest(tmp_path / "phantoms", count=12)
     lines = phantoms.read_text(encoding="utf-8").splitlines()
     # Ten more patients whose images are those of the first ten.
     twins = [line.replace(",p", ",twin").replace("phantom-", "twin-", 1) for line in lines[1:11]]
