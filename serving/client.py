@@ -13,14 +13,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
 from data_pipeline import inference, spec
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Mask, Scan
 from data_pipeline.spec import InputSpec
-from serving import connection, grpc_client, rest_client
+from serving import connection, encoded, grpc_client, rest_client
 from serving.connection import Access, Connection
 
 T = TypeVar("T")
@@ -54,7 +53,7 @@ class Served:
         """Returns the mask of a PNG or JPEG file, which the server decodes."""
         inputs = {"image_bytes": np.array([image_bytes], object)}
         [png] = self._run("encoded", inputs, "mask_bytes")
-        return mask_from_png(png, self.spec.labels)
+        return encoded.mask_from_png(png, self.spec.labels)
 
     def _run(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
         reply = self.server.predict(
@@ -67,7 +66,8 @@ class Model:
     """A model on a server; each scan is segmented by one version of it from start to end."""
 
     def __init__(self, server: Connection, name: str, label: str = "") -> None:
-        self._server, self._name, self._label = server, name, label
+        self.server = server
+        self._name, self._label = name, label
         self.served = _ask(server, name, label)
 
     @property
@@ -90,12 +90,20 @@ class Model:
         try:
             return work(served)
         except connection.NotServed:
-            self.served = _ask(self._server, self._name, self._label)
+            # Either a newer version has taken its place, or the server has just come back and
+            # is not done loading.
+            self.served = connection.patiently(self._ask_again, self.server.access)
             return work(self.served)
+
+    def _ask_again(self) -> Served:
+        try:
+            return _ask(self.server, self._name, self._label)
+        except connection.NotServed as error:
+            raise connection.Busy(str(error)) from error
 
     def close(self) -> None:
         """Ends the connection."""
-        self._server.close()
+        self.server.close()
 
 
 def connect(address: str, model: str, *, api: str = "grpc", label: str = "") -> Model:
@@ -149,10 +157,3 @@ def _ask(server: Connection, model: str, label: str) -> Served:
         ) from error
     told = spec.parse(reply.outputs["spec"][0], f"what {model} says of itself")
     return Served(server, model, version, told)
-
-
-def mask_from_png(png: bytes, labels: tuple[str, ...]) -> Mask:
-    """Returns the mask in a PNG of the `encoded` signature: a channel a label, grey if one."""
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    planes = image[None] if image.ndim == 2 else np.moveaxis(image[..., ::-1], -1, 0)
-    return Mask(planes[: len(labels)] > 0, labels)

@@ -12,7 +12,7 @@ from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
-from serving import signatures
+from serving import encoded
 from serving.parity import Golden
 
 _SLICES = 3  # of a volume, for a network that sees one slice at a time
@@ -49,7 +49,7 @@ def _of(case: Case, spec: InputSpec) -> tuple[Scan, bytes | None] | None:
     except InputError:
         return None
     is_file = case.image.suffix.lower() in raster.GRAPH_SUFFIXES and scan.units == "stored"
-    if not is_file or not signatures.takes_files(spec):
+    if not is_file or not encoded.takes_files(spec):
         return scan, None
     return scan, case.image.read_bytes()
 
@@ -73,7 +73,7 @@ def phantom_of(spec: InputSpec, seed: int) -> tuple[Scan, bytes | None]:
         return phantom.ct(seed, tuple(shape), spacing_mm)[0], None
     drawn, _ = phantom.xray(seed, tuple(shape[-2:]))
     scan = Scan(drawn.voxels, spec.modality, spec.units, drawn.source)
-    if not signatures.takes_files(spec):
+    if not encoded.takes_files(spec):
         return scan, None
     _, png = cv2.imencode(".png", scan.voxels.astype(np.uint8))
     return scan, png.tobytes()

@@ -46,7 +46,7 @@ class RestConnection:
             "signature_name": signature,
             "inputs": {name: _plain(array) for name, array in inputs.items()},
         }
-        answer = self._call("POST", f"/{_quoted(model)}{which}:predict", body)["outputs"]
+        answer = self._call("POST", f"/{_quoted(model)}{which}:predict", "outputs", body)
         if not isinstance(answer, dict):
             # One output comes without its name; whoever asked for one knows it.
             answer = {outputs[0] if outputs else "": answer}
@@ -56,7 +56,7 @@ class RestConnection:
     def version(self, model: str, label: str = "") -> int:
         """See connection.Connection."""
         which = f"/labels/{_quoted(label)}" if label else ""
-        states = self._call("GET", f"/{_quoted(model)}{which}")["model_version_status"]
+        states = self._call("GET", f"/{_quoted(model)}{which}", "model_version_status")
         available = [int(state["version"]) for state in states if state["state"] == "AVAILABLE"]
         if not available:
             raise connection.NotServed(
@@ -68,11 +68,17 @@ class RestConnection:
         """See connection.Connection."""
         self._pool.clear()
 
-    def _call(self, verb: str, path: str, body: Any = None) -> Any:
+    def _call(self, verb: str, path: str, field: str, body: Any = None) -> Any:
         encoded = None if body is None else json.dumps(body).encode()
-        return connection.patiently(lambda: self._once(verb, path, encoded), self.access)
+        answer = connection.patiently(lambda: self._once(verb, path, encoded), self.access)
+        try:
+            return json.loads(answer)[field]
+        except (ValueError, KeyError, TypeError) as error:
+            raise connection.Refused(
+                f"{self.access.address} does not speak TensorFlow Serving's REST: {answer[:60]!r}"
+            ) from error
 
-    def _once(self, verb: str, path: str, body: bytes | None) -> Any:
+    def _once(self, verb: str, path: str, body: bytes | None) -> bytes:
         headers = self._headers | ({"Content-Type": "application/json"} if body else {})
         try:
             response = self._pool.request(verb, self._root + path, body=body, headers=headers)
@@ -81,7 +87,7 @@ class RestConnection:
         except urllib3.exceptions.HTTPError as error:
             raise connection.Busy(_reason(error)) from error
         if response.status == 200:
-            return _parsed(response.data, self.access.address)
+            return response.data
         raise _failure(response.status, response.data, self.access.address)
 
 
@@ -112,15 +118,6 @@ def _array(values: Any) -> np.ndarray:
     if isinstance(first, dict):
         return np.array([base64.b64decode(value["b64"]) for value in values], object)
     return np.array(values, np.float32)
-
-
-def _parsed(data: bytes, address: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise connection.Refused(
-            f"{address} does not speak TensorFlow Serving's REST: {data[:60]!r}"
-        ) from error
 
 
 def _failure(status: int, data: bytes, address: str) -> Exception:

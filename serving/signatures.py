@@ -14,12 +14,12 @@ import tensorflow.experimental.numpy as tnp
 
 from data_pipeline import geometry, inference
 from data_pipeline.spec import InputSpec
+from serving.encoded import LARGEST_PNG_CHANNELS, takes_files
 
 _LUMA_RGB = (299, 587, 114)  # thousandths, as in data_pipeline.raster
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _GREY = 0  # colour type in the IHDR chunk of a PNG
 _PNG_HEADER = 33  # bytes: the signature and the IHDR chunk
-_LARGEST_PNG_CHANNELS = 3
 
 # Of what data_pipeline.raster refuses, that which a decoder would pass over in silence: an EXIF
 # orientation other than upright, and the frame count of an animation.
@@ -113,25 +113,13 @@ class Served(tf.Module):
             planes.append(tf.cast(on_grid > inference.THRESHOLD, tf.uint8) * tf.uint8.max)
         if len(planes) > 1:
             blank = tf.zeros_like(planes[0])
-            planes += [blank] * (_LARGEST_PNG_CHANNELS - len(planes))
+            planes += [blank] * (LARGEST_PNG_CHANNELS - len(planes))
         return tf.io.encode_png(tf.stack(planes, axis=-1))
 
     def _tell(self, query: tf.Tensor) -> dict[str, tf.Tensor]:
         # One answer a row of the query, because a server that batches needs equal counts.
         rows = tf.shape(tf.ensure_shape(query, (None,)))
         return {"spec": tf.fill(rows, self._told)}
-
-
-def takes_files(spec: InputSpec) -> bool:
-    """Whether a PNG or JPEG file alone says all that the model needs: stored values, one tile."""
-    return (
-        spec.units == "stored"
-        and len(spec.shape) == 2
-        and spec.neighbours == 0
-        and spec.spacing_mm is None
-        and spec.frame in (None, spec.shape)
-        and len(spec.labels) <= _LARGEST_PNG_CHANNELS
-    )
 
 
 def _graph(function: Callable[..., Any], argument: tf.TensorSpec) -> Any:

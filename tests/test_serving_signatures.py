@@ -12,7 +12,8 @@ from PIL import Image
 from data_pipeline import cases, geometry, inference, raster, spec
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
-from serving import client, signatures
+from serving import encoded as masks
+from serving import signatures
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def served(network):
 
 def encoded(served, *files: bytes):
     found = served["encoded"](tf.constant(list(files)))
-    return [client.mask_from_png(png, ("lung", "infection")) for png in found["mask_bytes"].numpy()]
+    return [masks.mask_from_png(png, ("lung", "infection")) for png in found["mask_bytes"].numpy()]
 
 
 def expected(network, path):
@@ -184,8 +185,8 @@ def test_the_spec_signature_answers_once_a_row(served):
 )
 def test_a_model_that_a_file_alone_does_not_suffice_has_no_encoded_signature(changes):
     fields = {"modality": "XR", "labels": ("lung",), "shape": (64, 64)} | changes
-    assert not signatures.takes_files(spec.InputSpec(**fields))
-    assert signatures.takes_files(tiny_network.XRAY)
+    assert not masks.takes_files(spec.InputSpec(**fields))
+    assert masks.takes_files(tiny_network.XRAY)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (64, 64), (63, 65), (3, 900), (1999, 2500), (129, 128)])

@@ -1,0 +1,109 @@
+"""Finds the scans that somebody means by some paths, each with a name of its own."""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from data_pipeline.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A scan to segment."""
+
+    name: str  # what its results are called
+    path: pathlib.Path  # a file, or the folder of a DICOM series
+
+    def fingerprint(self) -> str:
+        """Returns what changes if the files do: their names, sizes and times, not their content."""
+        digest = hashlib.sha256(str(self.path.resolve()).encode())
+        for path in sorted(_files(self.path)) if self.path.is_dir() else [self.path]:
+            with_times = path.stat() if path.exists() else os.stat_result([0] * 10)
+            digest.update(f"{path.name} {with_times.st_size} {with_times.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+
+def items(paths: Sequence[pathlib.Path], modality: str, out: pathlib.Path) -> list[Item]:
+    """Returns the scans that `paths` hold, in a fixed order.
+
+    A file is a scan. So is every file of a known type in a folder and its sub-folders; but a
+    folder with DICOM files of a CT is one scan. What lies in `out` is a result, not a scan.
+
+    Raises:
+      InputError: if a path does not exist, or there is no scan.
+    """
+    found: dict[pathlib.Path, None] = {}
+    for path in paths:
+        if not path.exists() and "#" not in path.name:  # FOLDER#SERIES, see data_pipeline.read
+            raise InputError(f"{path} does not exist")
+        inside = _in_folder(path, modality, out.resolve()) if path.is_dir() else [path]
+        found |= dict.fromkeys(inside)
+    if not found:
+        raise InputError(
+            f"no scan in {', '.join(map(str, paths))}; known types are PNG, JPEG, TIFF, BMP, "
+            "DICOM, NIfTI, NRRD and MetaImage"
+        )
+    return [Item(name, path) for path, name in zip(found, _names(list(found)), strict=True)]
+
+
+def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    return (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _in_folder(folder: pathlib.Path, modality: str, out: pathlib.Path) -> Iterator[pathlib.Path]:
+    # Deferred: the readers of all formats are most of what a client loads, and not for --help.
+    from data_pipeline import dicom, read
+
+    if folder.resolve() == out:
+        return
+    images = []
+    series = False
+    for path in sorted(_files(folder)):
+        kind = read.suffix(path)
+        if kind == ".dcm" or (kind not in read.SUFFIXES and dicom.is_dicom(dicom.member(path))):
+            series = True
+            images += [] if modality == "CT" else [path]
+        elif kind in read.SUFFIXES:
+            images.append(path)
+    if series and modality == "CT":
+        yield folder
+    yield from images
+    for below in sorted(path for path in folder.iterdir() if path.is_dir()):
+        # The folders below a series belong to it, see data_pipeline.series.members.
+        if not below.name.startswith(".") and not (series and modality == "CT"):
+            yield from _in_folder(below, modality, out)
+
+
+def _names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns each path's stem, with as many folders before it as it takes to be the only one."""
+    names = {path: _stem(path) for path in paths}
+    for depth in range(1, max(len(path.resolve().parts) for path in paths)):
+        taken = collections.Counter(names.values())
+        for path, name in names.items():
+            if taken[name] > 1:
+                folders = path.resolve().parent.parts[-depth:]
+                names[path] = "-".join([*(part.strip("/") for part in folders), _stem(path)])
+    _check_unique(names.items())
+    return list(names.values())
+
+
+def _check_unique(names: Iterable[tuple[pathlib.Path, str]]) -> None:
+    seen: dict[str, pathlib.Path] = {}
+    for path, name in names:
+        if name in seen:
+            raise InputError(f"{seen[name]} and {path} would both be called {name}; rename one")
+        seen[name] = path
+
+
+def _stem(path: pathlib.Path) -> str:
+    # A folder's name may hold dots, as the UIDs of DICOM do.
+    name = path.resolve().name
+    if path.is_dir() or "#" in name:
+        return name.replace("#", "-")
+    for end in (".nii.gz", path.suffix):
+        if end and name.lower().endswith(end.lower()):
+            return name[: -len(end)]
+    return name

@@ -1,0 +1,28 @@
+"""What the `encoded` signature takes and gives: files in, masks as PNG out."""
+
+import cv2
+import numpy as np
+
+from data_pipeline.scan import Mask
+from data_pipeline.spec import InputSpec
+
+LARGEST_PNG_CHANNELS = 3  # a fourth one would be transparency
+
+
+def takes_files(spec: InputSpec) -> bool:
+    """Whether a PNG or JPEG file alone says all that the model needs: stored values, one tile."""
+    return (
+        spec.units == "stored"
+        and len(spec.shape) == 2
+        and spec.neighbours == 0
+        and spec.spacing_mm is None
+        and spec.frame in (None, spec.shape)
+        and len(spec.labels) <= LARGEST_PNG_CHANNELS
+    )
+
+
+def mask_from_png(png: bytes, labels: tuple[str, ...]) -> Mask:
+    """Returns the mask in a PNG: grey for one label, else a channel a label."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    planes = image[None] if image.ndim == 2 else np.moveaxis(image[..., ::-1], -1, 0)
+    return Mask(planes[: len(labels)] > 0, labels)
