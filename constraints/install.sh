@@ -103,7 +103,7 @@ if ! suitable "$venv/bin/python" >/dev/null; then
   echo "creating $venv with $("$python" -V) ($python)"
   create_venv
 fi
-echo "installing the $lane lane into $venv: about 1.5 GB the first time, a few minutes"
+echo "installing the $lane lane into $venv: 3 GB on disk, a few minutes the first time"
 rm -f "$log"
 if ! install; then
   echo "the end of $log:" >&2
