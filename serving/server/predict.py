@@ -8,7 +8,7 @@ import numpy as np
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
-from serving.server import metrics, status, tensors
+from serving.server import guards, metrics, status, tensors
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 PREDICT_METHODS = frozenset(
@@ -63,7 +63,7 @@ def predict(
     if signature is None:
         raise status.precondition(f'Serving signature key "{name}" not found.')
     _check_method(signature, options)
-    feeds = _feeds(signature, request.inputs if inputs is None else inputs)
+    feeds = _feeds(servable, signature, request.inputs if inputs is None else inputs)
     aliases = _aliases(signature, request.output_filter)
     start = time.perf_counter()
     outputs = run(servable, feeds, [signature.outputs[alias].name for alias in aliases], timeout_s)
@@ -109,7 +109,9 @@ def _check_method(signature: meta_graph_pb2.SignatureDef, options: Options) -> N
         )
 
 
-def _feeds(signature: meta_graph_pb2.SignatureDef, given: Mapping) -> dict[str, np.ndarray]:
+def _feeds(
+    servable: Servable, signature: meta_graph_pb2.SignatureDef, given: Mapping
+) -> dict[str, np.ndarray]:
     """Arrays by tensor name, decoded and of the signature's dtypes."""
     _check_names(signature, given)
     feeds = {}
@@ -117,6 +119,8 @@ def _feeds(signature: meta_graph_pb2.SignatureDef, given: Mapping) -> dict[str, 
         value = given[alias] if alias in given else signature.defaults[alias]
         array = value if isinstance(value, np.ndarray) else _decoded(alias, value)
         _check_dtype(position, array, info)
+        if servable.checks_ranks:
+            guards.check_rank(alias, array, info)
         feeds[info.name] = array
     return feeds
 

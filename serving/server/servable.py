@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.saved_model import loader_impl
 
-from serving.server import status
+from serving.server import guards, status
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Servable:
         self._graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=self._graph, config=options.session_config)
         try:
-            meta_graph = _load(self._session, options.tags, path)
+            meta_graph, self.checks_ranks = _load(self._session, options.tags, path)
         except BaseException:
             self._session.close()
             raise
@@ -116,10 +117,15 @@ class Servable:
 
 def _load(
     session: tf.compat.v1.Session, tags: Sequence[str], path: str
-) -> meta_graph_pb2.MetaGraphDef:
-    from tensorflow.python.saved_model import loader_impl
-
-    return loader_impl.SavedModelLoader(path).load(session, list(tags))
+) -> tuple[meta_graph_pb2.MetaGraphDef, bool]:
+    """Loads a SavedModel; also tells whether the ranks of its inputs are to be checked."""
+    loader = loader_impl.SavedModelLoader(path)
+    meta_graph = loader.get_meta_graph_def_from_tags(tags)
+    convolves = guards.has_convolution(meta_graph)
+    if convolves and guards.has_unknown_rank(meta_graph):
+        guards.check_ranks_in_graph(meta_graph)
+    loader.load(session, list(tags))
+    return meta_graph, convolves
 
 
 def _run_options(timeout_s: float | None) -> object | None:
