@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
         cases = manifests.load(flags.manifest)
         copies = [] if flags.trust_patients else copies_among(cases)
         console = Console(highlight=False, soft_wrap=True)
-        parts: Mapping[str, str | int]
+        parts: Mapping[str, str]
         if flags.folds is not None:
             of_fold = folds(cases, flags.folds, flags.seed, copies=copies)
             save_folds(flags.out, cases, of_fold)
@@ -273,10 +273,11 @@ def main(argv: list[str] | None = None) -> None:
 def _tell(
     console: Console,
     cases: Sequence[Case],
-    parts: Mapping[str, str | int],
+    parts: Mapping[str, str],
     copies: Sequence[tuple[str, str]],
 ) -> None:
-    in_order = [name for name in SPLITS if name in parts.values()] or sorted(set(parts.values()))
+    in_order = [name for name in SPLITS if name in parts.values()]
+    in_order = in_order or sorted(set(parts.values()), key=lambda name: (len(name), name))
     for part in in_order:
         members = [case for case in cases if parts[case.id] == part]
         told = [f"{len(members)} cases", f"{len({case.patient for case in members})} patients"]
