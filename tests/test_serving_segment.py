@@ -1,0 +1,324 @@
+"""The command over a made-up server: what it writes, what it says, how it goes on."""
+
+import json
+import pathlib
+import time
+
+import cv2
+import fake_server
+import grpc
+import numpy as np
+import pytest
+
+from data_pipeline import raster
+from data_pipeline.errors import InputError
+from data_pipeline.scan import Mask, Scan
+from serving import client, collect, report, segment
+
+
+@pytest.fixture
+def fake():
+    return fake_server.Fake()
+
+
+@pytest.fixture
+def address(fake):
+    with fake_server.over_grpc(fake) as address:
+        yield address
+
+
+@pytest.fixture
+def images(tmp_path) -> pathlib.Path:
+    """Five images of 8 x 8 pixels; image N has N bright rows."""
+    for bright in range(5):
+        image = np.zeros((8, 8), np.uint8)
+        image[:bright] = 200
+        image[7, 7] = 50  # a constant image is refused
+        raster.write(tmp_path / "images" / f"{bright}.png", image)
+    return tmp_path / "images"
+
+
+def run(*arguments) -> int:
+    with pytest.raises(SystemExit) as ended:
+        segment.main([str(argument) for argument in arguments])
+    return ended.value.code or 0
+
+
+def told(out) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+def read(path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_a_folder_gives_masks_overlays_and_a_report(fake, address, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(images, "--server", address, "--model", "fake", "--out", out) == 0
+    for bright in range(5):
+        mask = read(out / f"{bright}_lung.png")
+        assert mask.shape == (8, 8)
+        assert (mask == [[255] * 8] * bright + [[0] * 8] * (8 - bright)).all()
+        assert read(out / f"{bright}_overlay.png").shape == (8, 8, 3)
+    content = told(out)
+    assert (content["model"], content["versions"], content["api"]) == ("fake", [1], "grpc")
+    assert (content["done"], content["failed"]) == (5, 0)
+    result = content["results"][3]
+    assert result["case"] == "3"
+    assert result["labels"] == {"lung": {"pixels": 24, "area_cm2": None}}
+    assert result["infected_share_of_lung"] is None
+    assert set(result["seconds"]) == {"read", "prepare", "server", "write"}
+    assert "5 of 5 scans done" in capsys.readouterr().out
+
+
+def test_a_second_run_has_nothing_left_to_do(fake, address, images, tmp_path):
+    flags = (images, "--server", address, "--model", "fake", "--out", tmp_path / "out")
+    run(*flags)
+    asked = len(fake.requests)
+    assert run(*flags) == 0
+    assert len(fake.requests) == asked + 1  # for the spec
+    assert told(tmp_path / "out")["done"] == 5
+    run(*flags, "--again")
+    assert len(fake.requests) == 2 * asked + 1
+
+
+def test_what_has_changed_or_gone_is_done_again(fake, address, images, tmp_path):
+    out = tmp_path / "out"
+    flags = (images, "--server", address, "--model", "fake", "--out", out)
+    run(*flags)
+    asked = len(fake.requests)
+    raster.write(images / "1.png", np.arange(72, dtype=np.uint8).reshape(8, 9))
+    (out / "2_lung.png").unlink()
+    run(*flags)
+    assert len(fake.requests) == asked + 1 + 2
+    assert read(out / "1_lung.png").shape == (8, 9)
+    assert (out / "2_lung.png").exists()
+
+
+def test_another_version_does_all_of_it_again(fake, address, images, tmp_path):
+    flags = (images, "--server", address, "--model", "fake", "--out", tmp_path / "out")
+    run(*flags)
+    fake.levels[2] = 250.0
+    run(*flags)
+    assert told(tmp_path / "out")["versions"] == [2]
+    assert not read(tmp_path / "out" / "4_lung.png").any()
+
+
+def test_one_bad_scan_is_told_of_and_the_others_are_done(address, images, tmp_path, capsys):
+    (images / "2.png").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    assert run(images, "--server", address, "--model", "fake", "--out", out) == 1
+    content = told(out)
+    assert (content["done"], content["failed"]) == (4, 1)
+    assert content["failures"][0]["case"] == "2"
+    assert "2.png" in content["failures"][0]["error"]
+    assert "failed: " in capsys.readouterr().out
+
+
+def test_a_scan_that_failed_is_tried_again_by_the_next_run(address, images, tmp_path):
+    good = (images / "2.png").read_bytes()
+    (images / "2.png").write_bytes(b"not an image")
+    flags = (images, "--server", address, "--model", "fake", "--out", tmp_path / "out")
+    run(*flags)
+    (images / "2.png").write_bytes(good)
+    assert run(*flags) == 0
+    assert told(tmp_path / "out")["done"] == 5
+
+
+def test_a_scan_that_the_server_refuses_is_told_of(fake, address, images, tmp_path):
+    model = client.connect(address, "fake")
+    fake.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "no such thing")]
+    job = segment.Job(model, tmp_path / "out")
+    journal = report.Journal(tmp_path / "out")
+    items = collect.items([images], "XR", tmp_path / "out")
+    ended = list(segment.segment(items, job, journal, workers=1))
+    assert [type(one) for one in ended] == [report.Failure] + [report.Result] * 4
+    assert "no such thing" in ended[0].error
+    model.close()
+
+
+def test_a_fault_of_ours_in_one_scan_does_not_stop_the_others(
+    address, images, tmp_path, monkeypatch
+):
+    true_measure = report.measure
+
+    def measure(mask, scan):
+        if scan.source.endswith("3.png"):
+            raise ZeroDivisionError("oh")
+        return true_measure(mask, scan)
+
+    monkeypatch.setattr(report, "measure", measure)
+    assert run(images, "--server", address, "--model", "fake", "--out", tmp_path / "out") == 1
+    assert told(tmp_path / "out")["failures"][0]["error"] == "ZeroDivisionError: oh"
+
+
+def test_a_server_that_goes_for_good_ends_the_run_with_what_is_done(fake, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    answered = fake.predict
+
+    with fake_server.over_grpc(fake) as address:
+
+        def predict(request, context):
+            if len(fake.requests) >= 3:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            return answered(request, context)
+
+        fake.predict = predict
+        with fake_server.over_grpc(fake) as failing:
+            flags = ("--model", "fake", "--out", out, "--outage", "0.3", "--workers", "1")
+            assert run(images, "--server", failing, *flags) == 2
+        error = capsys.readouterr().err
+        assert "the same command goes on from here" in error
+        assert error.count("\n") == 1
+        assert told(out)["done"] == 2
+        fake.requests.clear()
+        assert run(images, "--server", address, *flags) == 0
+    assert told(out)["done"] == 5
+    assert len(fake.requests) == 1 + 3  # each scan once
+
+
+def test_no_server_is_one_clear_line(images, tmp_path, capsys):
+    assert run(images, "--server", "127.0.0.1:9", "--model", "m", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "no answer from 127.0.0.1:9" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--server", "localhost"), "--server takes HOST:PORT"),
+        (("--server", "http://localhost:8500"), "--server takes HOST:PORT"),
+        (("--workers", "0"), "--workers is at least 1"),
+    ],
+)
+def test_a_flag_that_cannot_be_used_is_told_of(flags, message, images, tmp_path, capsys):
+    assert run(images, "--model", "fake", "--out", tmp_path / "out", *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_modality_is_told_of_before_anything_is_done(address, images, tmp_path, capsys):
+    flags = ("--server", address, "--model", "fake", "--out", tmp_path / "out")
+    assert run(images, *flags, "--modality", "CT") == 2
+    assert "fake was trained on XR, not CT" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_is_told_of(address, tmp_path, capsys):
+    flags = ("--server", address, "--model", "fake", "--out", tmp_path / "out")
+    assert run(tmp_path / "nowhere", *flags) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
+def names(paths, modality="XR", out=pathlib.Path("out")):
+    return [item.name for item in collect.items(paths, modality, out)]
+
+
+def test_names_are_stems_and_where_two_are_the_same_folders_tell_them_apart(tmp_path):
+    for name in ("a/1.png", "b/1.png", "b/2.jpg", "c.d/3.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names([tmp_path]) == ["a-1", "b-1", "2", "3"]
+
+
+def test_a_scan_given_twice_is_one_scan(images):
+    assert names([images, images / "1.png"]) == ["0", "1", "2", "3", "4"]
+
+
+def test_two_types_of_one_name_in_one_folder_cannot_be_told_apart(tmp_path):
+    (tmp_path / "1.png").touch()
+    (tmp_path / "1.jpg").touch()
+    with pytest.raises(InputError, match=r"1\.jpg and .*1\.png would both be called .*; rename"):
+        names([tmp_path])
+
+
+def test_results_and_hidden_files_are_no_scans(images):
+    (images / "out").mkdir()
+    (images / "out" / "1_lung.png").touch()
+    (images / ".hidden.png").touch()
+    (images / "notes.txt").touch()
+    assert names([images], out=images / "out") == ["0", "1", "2", "3", "4"]
+
+
+def test_a_folder_without_scans_is_told_of(tmp_path):
+    with pytest.raises(InputError, match="no scan in"):
+        names([tmp_path])
+
+
+def test_a_folder_of_dicom_is_one_ct_but_as_many_x_rays(tmp_path):
+    series = tmp_path / "1.2.840"
+    series.mkdir()
+    for name in ("1.dcm", "2.dcm", "IM3"):
+        (series / name).write_bytes(bytes(128) + b"DICM")
+    (series / "README").write_text("not DICOM")
+    assert names([tmp_path], "CT") == ["1.2.840"]
+    assert names([tmp_path], "XR") == ["1", "2", "IM3"]
+
+
+def test_extent_is_in_ml_where_spacing_is_known():
+    planes = np.zeros((2, 3, 4, 5), bool)
+    planes[0, :, :2] = True  # 30 voxels
+    planes[1, 0, 1:3] = True  # 10 voxels, 5 of them in the lung
+    mask = Mask(planes, ("lung", "infection"))
+    scan = Scan(np.zeros((3, 4, 5), np.float32), "CT", "HU", "test", (5.0, 2.0, 1.5))
+    found = report.measure(mask, scan)  # 15 cubic millimetres a voxel
+    assert found == {
+        "lung": {"pixels": 30, "volume_ml": 0.45},
+        "infection": {"pixels": 10, "volume_ml": 0.15},
+    }
+    assert report.infected_share(mask) == pytest.approx(5 / 30, abs=1e-6)
+
+
+def test_extent_is_in_square_centimetres_for_an_x_ray():
+    mask = Mask(np.ones((1, 10, 10), bool), ("lung",))
+    scan = Scan(np.zeros((10, 10), np.float32), "XR", "stored", "test", (2.0, 0.5))
+    assert report.measure(mask, scan) == {"lung": {"pixels": 100, "area_cm2": 1.0}}
+
+
+def test_no_lung_means_no_infected_share():
+    assert report.infected_share(Mask(np.zeros((2, 3, 3), bool), ("lung", "infection"))) is None
+    assert report.infected_share(Mask(np.ones((1, 3, 3), bool), ("infection",))) is None
+
+
+def test_a_journal_survives_a_line_that_was_cut_short(tmp_path):
+    result = report.Result("a", "a.png", "m", 1, [2, 2], {}, None, [], {}, "mark")
+    journal = report.Journal(tmp_path)
+    journal.add(result)
+    with (tmp_path / ".segment.jsonl").open("a") as file:
+        file.write('{"case": "b", "sour')
+    after = report.Journal(tmp_path)
+    assert list(after.results) == ["a"]
+    after.add(report.Result("c", "c.png", "m", 1, [2, 2], {}, None, [], {}, "mark"))
+    assert set(report.Journal(tmp_path).results) == {"a", "c"}
+    assert report.Journal(tmp_path).has("a", "mark", "m", 1)
+    assert not report.Journal(tmp_path).has("a", "other", "m", 1)
+    assert not report.Journal(tmp_path).has("a", "mark", "m", 2)
+
+
+def test_few_scans_are_held_at_once(address, images, tmp_path, monkeypatch):
+    under_way, most = [0], [0]
+    true_one = segment.one
+
+    def one(item, job):
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        time.sleep(0.02)
+        under_way[0] -= 1
+        return true_one(item, job)
+
+    taken = []
+
+    def items():
+        for item in collect.items([images], "XR", tmp_path / "out"):
+            taken.append(item)
+            yield item
+
+    monkeypatch.setattr(segment, "one", one)
+    model = client.connect(address, "fake")
+    job = segment.Job(model, tmp_path / "out")
+    ended = segment.segment(items(), job, report.Journal(tmp_path / "out"), workers=2)
+    next(ended)
+    assert len(taken) <= 3
+    assert len(list(ended)) == 4
+    assert most[0] <= 2
+    model.close()
