@@ -107,7 +107,10 @@ def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
         for path in (case.image, *(case.mask_path(label) for label in spec.labels))
         if path is not None and path.exists() and (stat := path.stat())
     ]
-    rescale = [(c.id, c.rescale_slope, c.rescale_intercept) for c in cases]
+    rescale = [
+        (c.id, c.rescale_slope, c.rescale_intercept, c.lung_values, c.infection_values)
+        for c in cases
+    ]
     described = repr((_FORMAT, dataclasses.astuple(spec), files, rescale))
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
