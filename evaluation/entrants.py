@@ -11,10 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from data_pipeline import cases, inference, read
+from data_pipeline import cases, inference
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
-from data_pipeline.scan import Mask, Scan
+from data_pipeline.labels import LABELS
+from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
 from evaluation.score import Answer
 
@@ -127,17 +128,11 @@ class MaskFolder:
     def answer(self, case: Case, scan: Scan) -> Answer:
         """Reads the mask of each label that the case has annotated."""
         wanted = case.annotated(self.labels)
-        found = [label for label in self.labels if self._file(case, label, must=label in wanted)]
-        planes = np.zeros((len(found), *scan.shape), np.bool_)
-        for plane, label in zip(planes, found, strict=True):
-            path = self._file(case, label, must=True)
-            values = read.classes(pathlib.Path(str(path)))
-            if values.shape != scan.shape:
-                raise InputError(
-                    f"{path} is {values.shape}, its image {case.image} is {scan.shape}"
-                )
-            plane[...] = values > 0
-        return Answer(Mask(planes, tuple(found)), None, scan.spacing_mm)
+        files = {label: self._file(case, label, must=label in wanted) for label in self.labels}
+        columns = {LABELS[label].column: path for label, path in files.items()}
+        # Read as a manifest's own masks are, so that they pass the same checks.
+        theirs = Case(case.id, case.modality, case.image, **columns)
+        return Answer(cases.read_mask(theirs, self.labels, scan.shape), None, scan.spacing_mm)
 
     def _file(self, case: Case, label: str, *, must: bool) -> pathlib.Path | None:
         stem = cases_stem(case.image)

@@ -14,9 +14,21 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from data_pipeline import cases
+from data_pipeline import write as data_write
 from data_pipeline.cases import Case
-from evaluation import curves, dashboard, figures, gallery, hparams, pictures, summary, tables
-from evaluation.entrants import Entrant
+from evaluation import (
+    curves,
+    dashboard,
+    figures,
+    gallery,
+    hparams,
+    pictures,
+    scoring,
+    summary,
+    tables,
+)
+from evaluation.entrants import Entrant, safe_name
 from evaluation.gallery import Pick
 from evaluation.pictures import Picture
 from evaluation.score import CaseScore, LabelScore
@@ -117,6 +129,7 @@ def write(
     hparams.write(out / "tensorboard", unique_entrants(trials), found)
     if keep_masks:
         _replace_folder(masks, out / "masks")
+        _write_volumes(out / "masks", trials)
     # With failures it stays, so that the next try scores only what failed.
     if not outcome.failures:
         shutil.rmtree(out / "unfinished")
@@ -163,6 +176,19 @@ def _cell(value: object) -> object:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.9g}"
     return value
+
+
+def _write_volumes(folder: pathlib.Path, trials: Iterable[Trial]) -> None:
+    """Turns the masks of volumes into NIfTI files that lie on their scans."""
+    for trial in trials:
+        for label in trial.entrant.labels:
+            own = folder / trial.entrant.name
+            name = f"{safe_name(trial.case.id)}_{label}"
+            packed = own / f"{name}.npz"
+            plane = scoring.load_mask(own, trial.case.id, label) if packed.is_file() else None
+            if plane is not None:
+                data_write.mask(own / f"{name}.nii.gz", plane, cases.read_scan(trial.case))
+                packed.unlink()
 
 
 def _replace_folder(source: pathlib.Path, target: pathlib.Path) -> None:
