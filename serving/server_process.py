@@ -25,7 +25,7 @@ def embedded(base_path: pathlib.Path, model: str) -> Iterator[Mapping[str, str]]
     Raises:
       InputError: if it ends or does not answer.
     """
-    ports = dict(zip(("grpc", "rest"), _free_ports(2), strict=True))
+    ports = dict(zip(("grpc", "rest"), free_ports(2), strict=True))
     command = [
         *(sys.executable, "-m", "serving.model_server"),
         f"--port={ports['grpc']}",
@@ -71,7 +71,8 @@ def _last_line(log: IO[bytes]) -> str:
     return " ".join(log.read().decode(errors="replace").strip().splitlines()[-1:])
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Returns ports of 127.0.0.1 that nobody listens on at the moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
