@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import rich.box
 import rich.table
 
 from evaluation.statistics import Estimate
@@ -51,12 +52,15 @@ def rows(labels: Sequence[LabelSummary]) -> list[tuple[str, ...]]:
 
 
 def for_terminal(labels: Sequence[LabelSummary]) -> rich.table.Table:
-    """Returns the table for a rich console."""
-    table = rich.table.Table(title="Scores", caption=NOTE, caption_justify="left")
+    """Returns the table for a rich console, narrow enough for 80 columns."""
+    table = rich.table.Table(
+        title="Scores", caption=NOTE, caption_justify="left", box=rich.box.SIMPLE_HEAD
+    )
     for name in HEADER:
         heading = name.replace(" (", "\n(")
         justify: Literal["left", "right"] = "left" if name in HEADER[:2] else "right"
-        table.add_column(heading, justify=justify, no_wrap=name != "Model")
+        overflow: Literal["fold", "ellipsis"] = "fold" if name == "Model" else "ellipsis"
+        table.add_column(heading, justify=justify, no_wrap=name != "Model", overflow=overflow)
     for row in rows(labels):
         table.add_row(*row)
     return table
