@@ -135,6 +135,13 @@ def test_hostile_json_is_an_error_and_no_crash(server, stub, body):
     assert is_served(stub)
 
 
+def test_a_body_that_is_announced_too_large_is_refused_unread(server):
+    head = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.rest_port), 10) as client:
+        client.sendall(head % 10**12)
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+
+
 def test_a_large_body_does_not_keep_others_waiting(server, stub):
     numbers = ",".join(str(value / 7) for value in range(1_000_000))
     body = f'{{"inputs": [{numbers}]}}'.encode()

@@ -21,60 +21,76 @@ Body = TypeVar("Body")
 
 
 class Admission:
-    """Bounds requests in memory by number, and by the bytes of those already read."""
+    """Bounds requests in memory by number, and by what those already read take up."""
 
-    def __init__(self, places: int, budget_bytes: int | None = None) -> None:
+    def __init__(self, places: int, budget_bytes: int | None = None, growth: int = 1) -> None:
+        """An empty room.
+
+        Args:
+          places: how many requests may be inside.
+          budget_bytes: what they may take up together; None takes a share of the memory.
+          growth: how many times as large a body becomes while it is worked on.
+        """
         self._places = asyncio.Semaphore(places)
         self._budget = budget_bytes or _default_budget()
+        self._growth = growth
         self._held = 0
         self._freed = asyncio.Condition()
 
     @contextlib.asynccontextmanager
-    async def body(self, receive: Awaitable[bytes]) -> AsyncIterator[bytes]:
-        """Reads a body once there is room, and holds the room while it is in use."""
-        reading = None
-        await self._enter()
-        holding, size = True, 0
+    async def body(self, receive: Awaitable[bytes], expected: int = 0) -> AsyncIterator[bytes]:
+        """Reads a body once there is room, and holds the room while it is in use.
+
+        Args:
+          receive: reads the body; not begun before there is room.
+          expected: the size of the body in bytes, where it is known beforehand.
+        """
+        held = expected * self._growth
+        reading: asyncio.Future[bytes] | None = None
+        placed = False
         try:
+            placed = await self._enter(held)
             reading = asyncio.ensure_future(receive)
             await asyncio.wait({reading}, timeout=PATIENCE_S)
             if not reading.done():
-                self._places.release()
-                holding = False
+                placed = await self._leave(held)
                 await asyncio.wait({reading})
-                await self._enter()
-                holding = True
+                placed = await self._enter(held)
             received = reading.result()
-            size = len(received)
-            self._held += size
+            self._held += len(received) * self._growth - held
+            held = len(received) * self._growth
             yield received
         finally:
             if reading is None:
                 getattr(receive, "close", lambda: None)()
             elif not reading.done():
                 reading.cancel()
-            if holding:
-                self._places.release()
-            if size:
-                await self._give_back(size)
+            if placed:
+                await self._leave(held)
 
-    async def _enter(self) -> None:
+    async def _enter(self, size: int) -> bool:
         await self._places.acquire()
-        if self._held < self._budget:
-            return
         try:
-            async with self._freed:
-                await self._freed.wait_for(lambda: self._held < self._budget)
+            if self._is_full(size):
+                async with self._freed:
+                    await self._freed.wait_for(lambda: not self._is_full(size))
         except BaseException:
             self._places.release()
             raise
+        self._held += size
+        return True
 
-    async def _give_back(self, size: int) -> None:
-        full = self._held >= self._budget
+    def _is_full(self, size: int) -> bool:
+        """Whether one more has to wait; a body larger than the budget gets in alone."""
+        return self._held > 0 and self._held + size > self._budget
+
+    async def _leave(self, size: int) -> bool:
         self._held -= size
-        if full:
+        self._places.release()
+        if size:
             async with self._freed:
                 self._freed.notify_all()
+        return False
 
 
 def _default_budget() -> int:

@@ -4,6 +4,7 @@ from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import input_pb2
 
 from serving.server import json_request, json_text, status
+from serving.server.json_numbers import Numbers
 
 _MAX_INT64 = 2**63 - 1
 
@@ -19,6 +20,8 @@ def examples(document: dict) -> input_pb2.Input:
     if with_context:
         _fill(document["context"], given.example_list_with_context.context)
     listed = document.get("examples")
+    if isinstance(listed, Numbers):
+        listed = listed.as_lists()
     if "examples" not in document:
         raise _wrong(
             document, "When method is classify, key 'examples' is expected and was not found"
@@ -43,6 +46,8 @@ def _fill(value: object, example: example_pb2.Example) -> None:
             f"Example must be JSON object but got JSON {json_text.type_name(value)}"
         )
     for name, content in value.items():
+        if isinstance(content, Numbers):
+            content = content.as_lists()
         feature = example.features.feature[name]
         for item in content if isinstance(content, list) else [content]:
             _add(item, name, feature)

@@ -17,6 +17,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.server import json_text, status, tensors
+from serving.server.json_numbers import Numbers
 
 Inputs = Mapping[str, meta_graph_pb2.TensorInfo]
 
@@ -72,9 +73,9 @@ def predict_inputs(document: dict, inputs: Inputs, signature: str) -> PredictBod
         )
     if "instances" in document:
         instances = document["instances"]
-        if not isinstance(instances, list):
+        if not isinstance(instances, list | Numbers):
             raise _wrong(document, "Expecting 'instances' to be an list/array")
-        if not instances:
+        if not len(instances):
             raise _wrong(document, "No values in 'instances' array")
         return PredictBody(_rows(instances, inputs), rows=True)
     if "inputs" in document:
@@ -126,7 +127,12 @@ def _columns(value: object, inputs: Inputs) -> dict[str, np.ndarray]:
 # Row format.
 
 
-def _rows(instances: list, inputs: Inputs) -> dict[str, np.ndarray]:
+def _rows(instances: list | Numbers, inputs: Inputs) -> dict[str, np.ndarray]:
+    if isinstance(instances, Numbers):
+        array = _from_numbers(instances, next(iter(inputs.values())).dtype)
+        if array is not None and len(inputs) == 1:
+            return dict.fromkeys(inputs, array)
+        instances = instances.as_lists()
     if not isinstance(instances[0], dict) and len(inputs) > 1:
         raise status.invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors "
@@ -233,6 +239,11 @@ def to_array(value: object, dtype: int) -> np.ndarray:
     Raises:
       ServingError: naming the first value that does not fit.
     """
+    if isinstance(value, Numbers):
+        array = _from_numbers(value, dtype)
+        if array is not None:
+            return array
+        value = value.as_lists()
     if not isinstance(value, list):
         flat = [_single(value, dtype)]
         return _packed(flat, dtype).reshape(())
@@ -244,6 +255,8 @@ def to_array(value: object, dtype: int) -> np.ndarray:
 
 def _regular(value: list, dtype: int) -> np.ndarray | None:
     """The array of a nested list of one shape and fitting values; None if it is not one."""
+    if any(isinstance(item, Numbers) for item in value):
+        return _stacked(value, dtype)
     shape, level = [], value
     while True:
         shape.append(len(level) if not shape else len(level[0]))
@@ -264,6 +277,33 @@ def _regular(value: list, dtype: int) -> np.ndarray | None:
         return _packed(level, dtype).reshape(shape)
     except (OverflowError, status.ServingError, KeyError):
         return None
+
+
+def _stacked(rows: list, dtype: int) -> np.ndarray | None:
+    """The array of rows that are long arrays of numbers, or lists of such."""
+    arrays = []
+    for row in rows:
+        array = _from_numbers(row, dtype) if isinstance(row, Numbers) else None
+        if array is None and isinstance(row, list):
+            array = _regular(row, dtype)
+        if array is None or (arrays and array.shape != arrays[0].shape):
+            return None
+        arrays.append(array)
+    return np.stack(arrays)
+
+
+def _from_numbers(numbers: Numbers, dtype: int) -> np.ndarray | None:
+    """The array of a long list of numbers; None if they do not fit the dtype."""
+    values = numbers.values
+    if dtype in _FLOATS:
+        with np.errstate(over="ignore"):
+            return values.astype(_FLOATS[dtype]).reshape(numbers.shape)
+    if not numbers.integers or dtype not in (*_INTEGERS, *_UNSIGNED):
+        return None
+    low, high = _range(dtype)
+    if not low <= int(values.min()) <= int(values.max()) <= high:
+        return None
+    return values.astype((_INTEGERS | _UNSIGNED)[dtype][0]).reshape(numbers.shape)
 
 
 _FITS: dict[int, Callable[[set[type]], bool]] = {
@@ -289,16 +329,19 @@ def _packed(flat: list, dtype: int) -> np.ndarray:
 
 
 def _packed_integers(flat: list, dtype: int) -> np.ndarray:
-    if dtype in _UNSIGNED:
-        kind, bits = _UNSIGNED[dtype]
-        low, high = 0, 2**bits - 1
-    else:
-        kind, bits = _INTEGERS[dtype]
-        low, high = -(2**bits), 2**bits - 1
+    low, high = _range(dtype)
     if flat and not (low <= min(flat) and max(flat) <= high):
         raise OverflowError(f"not in {low}..{high}")
     wide = np.uint64 if dtype in _UNSIGNED else np.int64
-    return np.array(flat, wide).astype(kind)
+    return np.array(flat, wide).astype((_INTEGERS | _UNSIGNED)[dtype][0])
+
+
+def _range(dtype: int) -> tuple[int, int]:
+    """The integers that JSON may give for a dtype; small types are cut to size afterwards."""
+    if dtype in _UNSIGNED:
+        return 0, 2 ** _UNSIGNED[dtype][1] - 1
+    bits = _INTEGERS[dtype][1]
+    return -(2**bits), 2**bits - 1
 
 
 def _bytes(value: object) -> bytes:
@@ -339,6 +382,7 @@ def _type_error(value: object, dtype: int) -> status.ServingError:
 
 
 def _raise_first_fault(value: list, dtype: int) -> None:
+    value = _plain(value)
     shape: list[int] = []
     first: object = value
     while isinstance(first, list):
@@ -348,6 +392,13 @@ def _raise_first_fault(value: list, dtype: int) -> None:
         raise status.invalid(f"{len(shape)} levels of lists; a tensor has at most 254 dimensions")
     _walk(value, 0, shape, dtype)
     raise status.invalid(f"JSON Value: {json_text.debug(value)} is not a tensor")
+
+
+def _plain(value: object) -> object:
+    """A value with lists in the place of long arrays of numbers."""
+    if isinstance(value, Numbers):
+        return value.as_lists()
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _walk(value: object, level: int, shape: list[int], dtype: int) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import rapidjson
 
-from serving.server import status
+from serving.server import json_numbers, status
 
 # Deeper nesting than any tensor has; it bounds the recursion of whoever walks the document.
 MAX_DEPTH = 512
+# Values outside long arrays of numbers: each costs some 100 bytes and holds everybody up.
+MAX_VALUES = 4_000_000
 
 _TRAILING = "The document root must not be followed by other values."
 _INDENT = "    "
@@ -36,6 +38,19 @@ def parse(body: bytes) -> object:
     if not body:
         raise status.invalid("JSON Parse error: The document is empty")
     body = body.removeprefix(b"\xef\xbb\xbf")
+    if len(body) >= json_numbers.SMALLEST_RUN:
+        shorter, found = json_numbers.cut_out(body)
+        if found:
+            return json_numbers.put_back(_parsed(shorter), found)
+    return _parsed(body)
+
+
+def _parsed(body: bytes) -> object:
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        raise status.invalid(
+            f"JSON Parse error: more than {MAX_VALUES} values outside regular arrays of numbers; "
+            "send large tensors over gRPC"
+        )
     try:
         return _loads(body)
     except rapidjson.JSONDecodeError as error:
@@ -45,7 +60,7 @@ def parse(body: bytes) -> object:
     except RecursionError:
         reason, offset = f"Nested deeper than {MAX_DEPTH} levels.", _depth_offset(body)
     if reason == _TRAILING:
-        return parse(body[:offset].rstrip())
+        return _parsed(body[:offset].rstrip())
     raise status.invalid(f"JSON Parse error: {reason} at offset: {offset}")
 
 
@@ -79,7 +94,7 @@ def type_name(value: object) -> str:
         return "Null"
     if isinstance(value, bool):
         return "True" if value else "False"
-    names = {dict: "Object", list: "Array", str: "String"}
+    names = {dict: "Object", list: "Array", json_numbers.Numbers: "Array", str: "String"}
     return names.get(type(value), "Number")
 
 
@@ -113,6 +128,8 @@ class _LimitedWriter:
     def write(self, value: object, level: int, prefix: str = "") -> bool:
         if isinstance(value, dict):
             return self._object(value, level, prefix)
+        if isinstance(value, json_numbers.Numbers):
+            value = value.beginning()
         if isinstance(value, list):
             return self._array(value, level, prefix)
         return self._put(prefix, _scalar(value))

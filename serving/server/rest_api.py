@@ -64,7 +64,8 @@ CORS_HEADERS = {
 }
 DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_INFLATED_BYTES = 100 * 1024 * 1024
-MAX_BODY_BYTES = 2**31 - 1
+# Larger tensors belong to gRPC.
+MAX_BODY_BYTES = 256 * 1024 * 1024
 _DESK_PLACES = 64
 
 _ANY = re.compile(r"/v1/.*", re.IGNORECASE)
@@ -125,12 +126,13 @@ class Api:
             return web.Response(status=404, text=_NOT_FOUND_PAGE, content_type="text/html")
         if request.method == "OPTIONS":
             return self._preflight(request)
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            return self._too_large()
         deadline = Deadline.after(self._options.timeout_s)
         posted = request.method == "POST"
         threads = self._threads if posted else self._desk
-        async with (self._admission if posted else self._desk_admission).body(
-            _read(request)
-        ) as body:
+        admission = self._admission if posted else self._desk_admission
+        async with admission.body(_read(request), request.content_length or 0) as body:
             code, reply = await asyncio.get_running_loop().run_in_executor(
                 threads, self._answer, request.method, path, _Body(request, body), deadline
             )
@@ -143,6 +145,16 @@ class Api:
     def _preflight(self, request: web.BaseRequest) -> web.Response:
         known = re.search("https?://", request.headers.get("Origin", ""))
         return web.Response(status=200 if known else 400, headers=self._headers({}))
+
+    def _too_large(self) -> web.Response:
+        limit = f"The body is larger than {MAX_BODY_BYTES} bytes; send large tensors over gRPC"
+        response = web.Response(
+            status=413,
+            body=json_text.error_body(limit),
+            headers=self._headers({"Content-Type": "application/json"}),
+        )
+        response.force_close()  # the body is not read
+        return response
 
     def _headers(self, headers: dict[str, str]) -> dict[str, str]:
         return {**headers, **CORS_HEADERS} if self._options.cors else headers

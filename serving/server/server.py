@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Requests in memory at once, beside those being worked on.
 _WAITING_PLACES = 64
 _MOST_BATCHING_THREADS = 256
+# The text, the numbers, the tensor and the reply's text, beside a body of JSON.
+_JSON_GROWTH = 6
 # How long a connection may be silent before the server asks whether the client still lives.
 _KEEPALIVE_MS = 120_000
 
@@ -51,6 +54,8 @@ def serve(flags: Flags) -> None:
     Raises:
       InputError: if a file, a port or a model cannot be used.
     """
+    # A thread that computes in Python hands over after this long; the default is 5 ms.
+    sys.setswitchinterval(0.001)
     asyncio.run(_Server(flags).run())
 
 
@@ -186,7 +191,8 @@ class _Server:
             cors=flags.rest_api_enable_cors_support,
             metrics_path=self._metrics_path,
         )
-        api = rest_api.Api(answers, options, Admission(threads + _WAITING_PLACES), pool)
+        admission = Admission(threads + _WAITING_PLACES, growth=_JSON_GROWTH)
+        api = rest_api.Api(answers, options, admission, pool)
         running.callback(api.close)
         runner = web.ServerRunner(
             connections.Server(api.handle), shutdown_timeout=flags.drain_seconds
