@@ -33,7 +33,8 @@ def main() -> None:
         resolved[minor] = resolve(python, EXTRAS[flags.lane])
     pythons = sorted(resolved, key=lambda minor: int(minor.split(".")[1]))
     header = (
-        f"# The {flags.lane} lane: what CI tests, on Python {pythons[0]} to {pythons[-1]}, Linux x86-64.\n"
+        f"# The {flags.lane} lane, as CI tests it: "
+        f"Python {pythons[0]} to {pythons[-1]}, Linux x86-64.\n"
         f"# Written by: python constraints/pin.py {flags.lane} "
         f"{' '.join(f'python{minor}' for minor in pythons)}\n"
     )

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def test_every_pixel_lies_in_a_tile_and_neighbours_share_at_least_the_overlap():
         starts = [start for (start,) in tiles.origins((length,), (16,), overlap=0.25)]
         assert starts[0] == 0
         assert starts[-1] == length - 16
-        assert all(b - a <= 12 for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a <= 12 for a, b in itertools.pairwise(starts))
 
 
 def test_weights_are_a_gaussian_of_an_eighth_of_the_side_in_whole_numbers():
