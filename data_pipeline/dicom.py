@@ -1,7 +1,7 @@
 """Reads DICOM files: one X-ray, or the slices of CT that `series` makes a volume of.
 
-pydicom parses and decodes; the plugins python-gdcm (JPEG, JPEG-LS) and pylibjpeg-openjpeg
-(JPEG 2000) are found by it. What the numbers mean is decided here and in `grayscale`.
+pydicom parses, `dicom_codecs` decompresses; what the numbers mean is decided here and in
+`grayscale`.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
-from data_pipeline import grayscale, raster, untrusted
+from data_pipeline import dicom_codecs, grayscale, raster, untrusted
 from data_pipeline.errors import InputError
 from data_pipeline.orientation import Stored
 
@@ -90,7 +90,7 @@ def xray(file: Member) -> Stored:
         modality = dataset.get("Modality") or ""
         if modality not in _XRAY_MODALITIES:
             raise InputError(f"{file.name} is {modality[:16]}, not an X-ray (CR or DX)")
-        if int(dataset.get("NumberOfFrames") or 1) != 1:
+        if _frame_count(dataset) != 1:
             raise InputError(f"{file.name} has {dataset.NumberOfFrames} frames; an X-ray has one")
         _check_pixels(file, dataset)
         pixels = _decoded(file, dataset, 0)
@@ -120,7 +120,7 @@ def frames(file: Member) -> list[Frame]:
     with untrusted.damaged(file.name, "DICOM file"):
         dataset = _dataset(file, pixels=False)
         _check_is_ct(dataset, file.name)
-        count = int(dataset.get("NumberOfFrames") or 1)
+        count = _frame_count(dataset)
         grouped = "PerFrameFunctionalGroupsSequence" in dataset
         if not grouped and count > 1:
             raise InputError(f"{file.name} has {count} frames and does not say where each lies")
@@ -264,7 +264,10 @@ def _check_pixels(file: Member, dataset: pydicom.Dataset) -> None:
         raise InputError(f"{name} holds no image of whole numbers")
     if "TransferSyntaxUID" not in dataset.file_meta:
         raise InputError(f"{name} does not name its transfer syntax")
-    _check_has_decoder(name, dataset.file_meta.TransferSyntaxUID)
+    try:
+        dicom_codecs.plugin(dataset.file_meta.TransferSyntaxUID)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     bits, stored = dataset.BitsAllocated, dataset.BitsStored
     if bits not in (8, 16, 32) or dataset.get("HighBit", stored - 1) != stored - 1:
         raise InputError(
@@ -274,7 +277,7 @@ def _check_pixels(file: Member, dataset: pydicom.Dataset) -> None:
     pixels = dataset.Rows * dataset.Columns
     if pixels > untrusted.LARGEST_IMAGE_PIXELS:
         raise InputError(f"{name} says that it has {pixels:,} pixels")
-    count = int(dataset.get("NumberOfFrames") or 1)
+    count = _frame_count(dataset)
     claimed = pixels * dataset.SamplesPerPixel * bits // 8 * count
     size = len(dataset.PixelData)
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
@@ -286,17 +289,17 @@ def _check_pixels(file: Member, dataset: pydicom.Dataset) -> None:
 
 
 def _decoded(file: Member, dataset: pydicom.Dataset, index: int) -> np.ndarray:
-    pixels: np.ndarray = pixel_array(dataset, index=index)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in (pydicom.uid.JPEG2000, pydicom.uid.JPEG2000Lossless):
+        stream = get_frame(dataset.PixelData, index, number_of_frames=_frame_count(dataset))
+        dicom_codecs.check_stream(stream, dataset.Rows, dataset.Columns)
+    plugin = dicom_codecs.plugin(syntax)
+    pixels: np.ndarray = pixel_array(dataset, index=index, decoding_plugin=plugin)
     rows_cols = (dataset.Rows, dataset.Columns)
     if pixels.shape[:2] != rows_cols:
         raise InputError(f"{file.name} decodes to {pixels.shape[:2]}; its header says {rows_cols}")
     return pixels
 
 
-def _check_has_decoder(name: str, syntax: pydicom.uid.UID) -> None:
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise InputError(f"{name}: no decoder installed for the transfer syntax {syntax.name}")
+def _frame_count(dataset: pydicom.Dataset) -> int:
+    return int(dataset.get("NumberOfFrames") or 1)

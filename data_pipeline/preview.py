@@ -88,8 +88,8 @@ def _variants(spec: InputSpec) -> list[tuple[str, InputSpec]]:
 
 
 def _normalised(frame: np.ndarray, spec: InputSpec) -> np.ndarray:
-    normalised: np.ndarray = np.asarray(intensity.normalise(tf.constant(frame[None]), spec))
-    return normalised[0]
+    normalised: np.ndarray = np.asarray(intensity.normalise(tf.constant(frame[None]), spec))[0]
+    return normalised
 
 
 def _augmented(

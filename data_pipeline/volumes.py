@@ -175,7 +175,7 @@ def read_metaimage(path: pathlib.Path) -> Stored:
         if matrix is not None and known is not None:
             cosines = np.array(_numbers(matrix)).reshape(len(_numbers(spacing or "")), -1)
             directions = cosines[:3, :3] * np.array(known)[:, None]
-    start = np.array(_numbers(origin)[:3]) if origin else np.zeros(3)
+        start = np.array(_numbers(origin)[:3]) if origin else np.zeros(3)
     return _stored(path, block, directions, start, known)
 
 

@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from dicom_files import ct, dataset, save
 from pydicom import examples
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
@@ -67,6 +68,53 @@ def test_jpeg_ls_is_read_as_stored(tmp_path):
     path = save(tmp_path / "jpeg_ls.dcm", made)
     expected = pixel_array(files / "MR_small.dcm")  # the same image, uncompressed
     np.testing.assert_array_equal(read.scan(path, "CT").voxels, expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SC_rgb_jpeg_gdcm.dcm",  # lossless
+        "JPEGLSNearLossless_08.dcm",
+        "JPEGLSNearLossless_16.dcm",
+        "JPGExtended.dcm",  # 12 bits
+    ],
+)
+def test_jpeg_is_decoded_as_by_simpleitk(tmp_path, name):
+    made = pydicom.dcmread(PYDICOM_FILES / "test_files" / name)
+    made.Modality = "DX"
+    for keyword in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"):
+        if keyword in made:
+            delattr(made, keyword)
+    path = save(tmp_path / name, made)
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
+    if expected.ndim == 3:
+        expected = raster.luma(expected)
+    np.testing.assert_array_equal(read.scan(path, "XR").voxels, expected)
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "JPEGLSNearLossless_16.dcm"])
+def test_a_jpeg_stream_cut_short_or_of_another_size_is_refused(tmp_path, name):
+    made = pydicom.dcmread(PYDICOM_FILES / "test_files" / name)
+    made.Rows += 1
+    assert "damaged, cut short" in refused(save(tmp_path / "another.dcm", made))
+    made.Rows -= 1
+    stream = pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1)
+    made.PixelData = pydicom.encaps.encapsulate([stream[: len(stream) // 2]])
+    assert "damaged, cut short" in refused(save(tmp_path / "short.dcm", made))
+
+
+def test_a_jpeg_2000_stream_of_another_size_is_refused(tmp_path):
+    made = pydicom.dcmread(PYDICOM_FILES / "test_files" / "693_J2KI.dcm")
+    made.Columns = 500
+    assert "damaged, cut short" in refused(save(tmp_path / "another.dcm", made), "CT")
+
+
+def test_a_transfer_syntax_without_a_decoder_is_named(tmp_path):
+    made = dataset(RAMP)
+    made.compress(RLELossless)
+    made.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+    message = refused(save(tmp_path / "film.dcm", made))
+    assert "no decoder for the transfer syntax MPEG2 Main Profile / Main Level" in message
 
 
 @pytest.mark.filterwarnings("ignore:Expected explicit VR, but found implicit VR")
