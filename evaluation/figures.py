@@ -30,11 +30,11 @@ def all_figures(scores: pd.DataFrame, cases: pd.DataFrame, summary: Summary) -> 
       cases: the columns of score.CaseScore.
       summary: of both.
     """
-    drawings: dict[str, Draw] = {
-        "comparison": lambda: comparison(summary.labels),
-        "by_diagnosis": lambda: by_diagnosis(scores),
-    }
-    if scores["dataset"].nunique() > 1:
+    drawings: dict[str, Draw] = {"comparison": lambda: comparison(summary.labels)}
+    has_dice = bool(scores["dice"].notna().any())
+    if has_dice:
+        drawings["by_diagnosis"] = lambda: by_diagnosis(scores)
+    if has_dice and scores["dataset"].nunique() > 1:
         drawings["by_dataset"] = lambda: by_dataset(scores)
     if any(item.reliability is not None for item in summary.labels):
         drawings["reliability"] = lambda: reliability(summary.labels)
@@ -97,7 +97,7 @@ def by_dataset(scores: pd.DataFrame) -> matplotlib.figure.Figure:
 def _boxes(
     table: pd.DataFrame, order: tuple[str, ...], title: str, note: str
 ) -> matplotlib.figure.Figure:
-    labels = list(dict.fromkeys(table["label"]))
+    labels = list(dict.fromkeys(table.loc[table["dice"].notna(), "label"]))
     models = list(dict.fromkeys(table["model"]))
     colour = appearance.colours(models)
     lines = textwrap.wrap(note, 118)

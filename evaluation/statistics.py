@@ -3,8 +3,8 @@
 Images of one patient are alike, so patients are what is drawn anew, not images. The interval
 is the studentised bootstrap (bootstrap-t, Efron & Tibshirani 1993, chapter 12.5), which knows
 that skewed values need a lopsided interval. On simulated Dice values it covered the truth in
-94 to 95 % of trials with 24 patients or more and in 91 to 92 % with 5 to 12, where plain
-percentiles cover 92 % and 87 % (tests/test_evaluation_coverage.py repeats this).
+95 % of trials with 24 patients or more, in 93 % with 8 and 90 % with 5, where plain percentiles
+cover 91, 85 and 80 % (tests/test_evaluation_coverage.py repeats the first of these).
 """
 
 import dataclasses

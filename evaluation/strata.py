@@ -60,6 +60,7 @@ def _third(label: object, value: float, low: float, high: float) -> str:
 STRATIFICATIONS = (
     Stratification("diagnosis", lambda scores: scores["diagnosis"].map(diagnosis_group)),
     Stratification("dataset", lambda scores: scores["dataset"].replace("", "unknown")),
+    Stratification("modality", lambda scores: scores["modality"]),
     Stratification("view", lambda scores: scores["view"].replace("", "unknown")),
     Stratification("size of the true mask", _lesion_size),
 )

@@ -56,13 +56,19 @@ def for_terminal(labels: Sequence[LabelSummary]) -> rich.table.Table:
     table = rich.table.Table(
         title="Scores", caption=NOTE, caption_justify="left", box=rich.box.SIMPLE_HEAD
     )
-    for name in HEADER:
+    for name in HEADER[:-1]:
         heading = name.replace(" (", "\n(")
         justify: Literal["left", "right"] = "left" if name in HEADER[:2] else "right"
         overflow: Literal["fold", "ellipsis"] = "fold" if name == "Model" else "ellipsis"
-        table.add_column(heading, justify=justify, no_wrap=name != "Model", overflow=overflow)
+        table.add_column(
+            heading,
+            justify=justify,
+            no_wrap=name != "Model",
+            overflow=overflow,
+            min_width=12 if name == "Model" else None,
+        )
     for row in rows(labels):
-        table.add_row(*row)
+        table.add_row(*row[:-1])
     return table
 
 

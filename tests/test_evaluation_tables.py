@@ -91,7 +91,7 @@ def test_an_overlay_has_both_outlines_in_their_colours(results):
     image = gallery.overlay(scan, lung, np.roll(lung, 5, axis=0))
     assert image.dtype == np.uint8
     assert max(image.shape[:2]) == gallery.SIDE
-    red, green, blue = np.moveaxis(image.astype(int), -1, 0)
+    red, _, blue = np.moveaxis(image.astype(int), -1, 0)
     blueish, orange = (blue - red) > 120, (red - blue) > 120
     assert blueish.sum() > 500
     assert orange.sum() > 500
