@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -129,7 +129,7 @@ class MaskFolder:
         """Reads the mask of each label that the case has annotated."""
         wanted = case.annotated(self.labels)
         files = {label: self._file(case, label, must=label in wanted) for label in self.labels}
-        columns = {LABELS[label].column: path for label, path in files.items()}
+        columns: dict[str, Any] = {LABELS[label].column: path for label, path in files.items()}
         # Read as a manifest's own masks are, so that they pass the same checks.
         theirs = Case(case.id, case.modality, case.image, **columns)
         return Answer(cases.read_mask(theirs, self.labels, scan.shape), None, scan.spacing_mm)
