@@ -6,6 +6,7 @@ columns first and the rest of this project slices first.
 
 import gzip
 import io
+import math
 import pathlib
 
 import nibabel as nib
@@ -32,7 +33,9 @@ def read(path: pathlib.Path) -> Stored:
     header = _header(path)
     shape, dtype = _shape(header, path), header.get_data_dtype()
     offset = int(header.get_data_offset())
-    count = int(np.prod(shape))
+    count = math.prod(shape)
+    if offset < 0:
+        raise InputError(f"{path} is damaged: its numbers begin before the file does")
     size = untrusted.file_bytes(path)
     ratio = untrusted.DEFLATE_RATIO if _is_compressed(path) else 1
     untrusted.check_claim(path, offset + count * dtype.itemsize, size, ratio)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -56,9 +56,28 @@ def scan(
             raise InputError(
                 f"{path}: rescale_slope and rescale_intercept are for CT, not {modality}"
             )
-    stored = _canonical(path, _stored(path, modality, rescale))
+    return _as_scan(str(path), modality, _canonical(path, _stored(path, modality, rescale)))
+
+
+def scan_of_files(paths: Sequence[pathlib.Path], source: str) -> Scan:
+    """Returns the CT volume that a list of DICOM files of one series holds, in HU.
+
+    Args:
+      paths: the files, in any order; copies and localizers are left out.
+      source: what to call the scan, in messages and in Scan.source.
+
+    Raises:
+      InputError: if the files do not make one volume.
+    """
+    files = [dicom.member(path) for path in paths]
+    found = [frame for file in files for frame in dicom.frames(file)]
+    stored = series.volume(series.choose(found, source), source)
+    return _as_scan(source, "CT", _canonical(pathlib.Path(source), stored))
+
+
+def _as_scan(source: str, modality: str, stored: Stored) -> Scan:
     voxels = np.ascontiguousarray(stored.values, np.float32)
-    result = Scan(voxels, modality, stored.units, str(path), stored.spacing_mm, stored.affine)
+    result = Scan(voxels, modality, stored.units, source, stored.spacing_mm, stored.affine)
     doctor.refuse(result)
     return result
 

@@ -145,13 +145,12 @@ def volume(
     by_member: dict[str, list[int]] = defaultdict(list)
     for place, frame in enumerate(ordered):
         by_member[frame.member.name].append(place)
-    planes: list[np.ndarray | None] = [None] * len(ordered)
+    values = np.empty((len(ordered), rows, cols), np.float32)
     for places in by_member.values():
         of_file = [ordered[place] for place in places]
         decoded = dicom.hounsfield(of_file[0].member, of_file, [rescales[p] for p in places])
         for place, plane in zip(places, decoded, strict=True):
-            planes[place] = plane
-    values = np.stack([plane for plane in planes if plane is not None])
+            values[place] = plane
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Stored(values, "HU", spacing, affine)
 

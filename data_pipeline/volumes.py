@@ -6,6 +6,7 @@ columns first, so the stored array has its axes in the opposite order.
 
 import dataclasses
 import gzip
+import math
 import pathlib
 import zlib
 from collections.abc import Iterable
@@ -267,7 +268,7 @@ def _stored(
 
 
 def _values(path: pathlib.Path, block: _Block) -> np.ndarray:
-    claimed = int(np.prod(block.sizes, dtype=object)) * block.dtype.itemsize
+    claimed = math.prod(block.sizes) * block.dtype.itemsize
     size = untrusted.file_bytes(block.path)
     offset = size - claimed if block.offset == -1 else block.offset
     if offset < 0:

@@ -102,6 +102,15 @@ def test_a_zip_archive_is_read_as_its_folder(tmp_path):
     np.testing.assert_array_equal(scan.voxels, stored() - 1024)
 
 
+def test_a_list_of_files_is_read_as_its_folder(tmp_path):
+    paths = sorted(series(tmp_path).iterdir())
+    scan = read.scan_of_files(paths[::-1], "five slices")
+    np.testing.assert_array_equal(scan.voxels, stored() - 1024)
+    assert scan.source == "five slices"
+    with pytest.raises(InputError, match="five slices lacks slices: 4 mm"):
+        read.scan_of_files([p for p in paths if p.name != "03.dcm"], "five slices")
+
+
 def test_other_files_in_the_folder_are_left_out(tmp_path):
     series(tmp_path)
     (tmp_path / "LICENSE").write_text("free")

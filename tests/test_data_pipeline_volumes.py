@@ -354,6 +354,14 @@ def test_only_the_class_numbers_that_the_manifest_names_count(tmp_path):
     np.testing.assert_array_equal(read_mask.plane("lung"), (classes == 3) | (classes == 4))
 
 
+@pytest.mark.parametrize("values", ["one", "1,2", "0 1", "-1"])
+def test_class_numbers_that_are_none_are_refused(tmp_path, values):
+    path = tmp_path / "manifest.csv"
+    path.write_text(f'id,modality,image,lung_values\nc,CT,x.nii,"{values}"\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 2: lung_values is .*; class numbers above 0"):
+        cases.load(path)
+
+
 def test_a_mask_that_is_an_image_is_refused(tmp_path):
     image = save(tmp_path / "image.nii.gz", CANONICAL, AFFINE)
     made = cases.Case("c", "CT", image, lung_mask=image)
