@@ -6,12 +6,17 @@ here; its format is three lines a metric.
 
 import bisect
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 
 # Upper bounds in microseconds: 10 x 1.8^k, to about 20 minutes.
 _BOUNDS_US = tuple(10 * 1.8**power for power in range(33))
+
+
+# Clients choose label values (a model's name); more than this many are counted as one.
+MAX_CELLS = 1000
+_OTHERS = "(others)"
 
 
 class Counter:
@@ -26,6 +31,7 @@ class Counter:
     def add(self, values: tuple[str, ...], amount: int = 1) -> None:
         """Adds to the count of these label values."""
         with self._lock:
+            values = _bounded(values, self._values)
             self._values[values] = self._values.get(values, 0) + amount
 
     def first(self) -> int:
@@ -56,6 +62,7 @@ class Histogram:
         duration_us = max(seconds, 0.0) * 1e6
         bucket = bisect.bisect_right(_BOUNDS_US, duration_us)
         with self._lock:
+            values = _bounded(values, self._cells)
             counts, total = self._cells.get(values) or ([0] * (len(_BOUNDS_US) + 1), 0.0)
             counts[bucket] += 1
             self._cells[values] = counts, total + duration_us
@@ -103,6 +110,12 @@ _ALL = (
 def page() -> str:
     """All metrics in Prometheus' text format."""
     return "\n".join(line for metric in _ALL for line in metric.lines()) + "\n"
+
+
+def _bounded(values: tuple[str, ...], known: Mapping[tuple[str, ...], object]) -> tuple[str, ...]:
+    if values in known or len(known) < MAX_CELLS:
+        return values
+    return (_OTHERS, *values[1:])
 
 
 def _exported(name: str) -> str:

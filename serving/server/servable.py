@@ -5,7 +5,6 @@ with the placeholders and refuses what the C++ server hands to the graph. The ca
 does not, takes a deadline, and lets other threads work while the graph runs.
 """
 
-import ctypes
 import dataclasses
 import gc
 import logging
@@ -18,7 +17,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.saved_model import loader_impl
 
-from serving.server import guards, status
+from serving.server import guards, memory, status
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class Servable:
         self._handles.clear()
         del self._session, self._graph
         gc.collect()
-        _trim_heap()
+        memory.give_back()
 
 
 def _load(
@@ -133,11 +132,3 @@ def _run_options(timeout_s: float | None) -> object | None:
         return None
     options = config_pb2.RunOptions(timeout_in_ms=max(1, int(timeout_s * 1000)))
     return pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
-
-
-def _trim_heap() -> None:
-    """Lets glibc return freed pages; elsewhere there is nothing to do."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        logger.debug("no malloc_trim on this system")

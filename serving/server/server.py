@@ -20,6 +20,7 @@ from data_pipeline.errors import InputError
 from serving.server import (
     connections,
     grpc_api,
+    memory,
     model_config,
     ports,
     protos,
@@ -54,6 +55,7 @@ def serve(flags: Flags) -> None:
     Raises:
       InputError: if a file, a port or a model cannot be used.
     """
+    memory.keep_together()
     # A thread that computes in Python hands over after this long; the default is 5 ms.
     sys.setswitchinterval(0.001)
     asyncio.run(_Server(flags).run())
