@@ -86,8 +86,9 @@ def render(page: Page) -> str:
 
 def _subtitle(page: Page) -> str:
     cases = page.scores["case_id"].nunique()
+    models = page.scores["model"].nunique()
     return (
-        f"{cases} cases, {page.scores['model'].nunique()} models, split "
+        f"{cases} cases, {models} model{'' if models == 1 else 's'}, split "
         f"{page.provenance['split']}, scored {page.provenance['date']}"
     )
 

@@ -63,12 +63,14 @@ def ratio(parts: np.ndarray, wholes: np.ndarray, groups: Groups, seed: int = 0) 
       seed: of the resampling.
     """
     parts, wholes = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
-    if not wholes.sum():
+    counted = wholes > 0
+    if not counted.any():
         return UNDEFINED
-    part, whole = _by_patient(parts, wholes, groups)
+    groups = np.asarray(groups, object)[counted]
+    part, whole = _by_patient(parts[counted], wholes[counted], groups)
     value = part.sum() / whole.sum()
     low, high = _interval(part, whole, value, seed)
-    return Estimate(float(value), low, high, int(np.count_nonzero(wholes)), len(part))
+    return Estimate(float(value), low, high, int(counted.sum()), len(part))
 
 
 def _by_patient(

@@ -40,6 +40,8 @@ METRICS: dict[str, tuple[float, float, bool]] = {
     "ece": (0, 1, False),
     "brier": (0, 1, False),
 }
+# Below this many patients intervals cover clearly less than they say (docs/evaluation.md).
+FEW_PATIENTS = 10
 COMPARED = ("dice", "accuracy", "loss")
 STRATIFIED = ("dice", "accuracy", "loss")
 
@@ -84,6 +86,7 @@ class StratumSummary:
     cases: int
     metrics: dict[str, Estimate]
     median_dice: float
+    warning: str  # why its groups cannot be compared; "" if nothing is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +142,7 @@ def make(scored: Sequence[Scored], *, training_asked_for: bool, seed: int = 0) -
     scores = scores[~scores["case_id"].isin(left_out)]
     cases = cases[~cases["case_id"].isin(left_out)]
     kept = [trial for trial in scored if trial.case.case_id not in left_out]
-    warnings += _patients_unknown(scores) + _confounded(scores)
+    warnings += _patients_unknown(scores) + _few_patients(scores) + _confounded(scores)
     return Summary(
         labels=tuple(_label_summaries(scores, kept, seed)),
         comparisons=tuple(_comparisons(scores, seed)),
@@ -175,6 +178,17 @@ def _patients_unknown(scores: pd.DataFrame) -> list[str]:
     return [
         f"{unknown} of {len(cases)} cases have no known patient and count as one each; if some "
         "are of one patient, the true intervals are wider, and splits may share patients"
+    ]
+
+
+def _few_patients(scores: pd.DataFrame) -> list[str]:
+    counts = {
+        label: len(set(patients(rows))) for label, rows in scores.groupby("label", sort=False)
+    }
+    return [
+        f"{label}: only {count} patients; an interval of so few is a rough guide"
+        for label, count in counts.items()
+        if count < FEW_PATIENTS
     ]
 
 
@@ -266,6 +280,9 @@ def _comparisons(scores: pd.DataFrame, seed: int) -> list[LabelComparison]:
 
 
 def _strata(scores: pd.DataFrame, seed: int) -> Iterable[StratumSummary]:
+    warnings = {
+        label: strata.confounder(rows) for label, rows in scores.groupby("label", sort=False)
+    }
     for stratification in strata.STRATIFICATIONS:
         groups = stratification.group_of(scores)
         for (group, model, label), rows in scores.groupby([groups, "model", "label"], sort=False):
@@ -282,6 +299,7 @@ def _strata(scores: pd.DataFrame, seed: int) -> Iterable[StratumSummary]:
                     for name in STRATIFIED
                 },
                 float(rows["dice"].median()),
+                warnings[label] if stratification.name == "diagnosis" else "",
             )
 
 

@@ -83,3 +83,18 @@ def test_presence_of_infection_is_asked_where_both_answers_occur(score):
     assert right["roc_auc"]["value"] == 1.0
     assert always["roc_auc"]["value"] == 0.5
     assert (always["true_positive"], always["false_positive"]) == (3, 3)
+
+
+def test_groups_that_cannot_be_compared_carry_the_warning_themselves(tmp_path, capsys):
+    manifest = phantom.write_manifest(tmp_path / "data", count=6)
+    text = manifest.read_text().replace(",phantom,XR,COVID-19", ",adults,XR,COVID-19")
+    manifest.write_text(text.replace(",phantom,XR,normal", ",kermany_v7,XR,normal"))
+    flags = ["--data", str(manifest), "--split", "all", "--out", str(tmp_path / "out")]
+    assert run.main(["threshold", *flags]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    groups = [g for g in summary["strata"] if g["stratification"] == "diagnosis"]
+    assert {g["group"] for g in groups} == {"COVID-19", "normal"}
+    assert all("CONFOUNDED" in g["warning"] and "children" in g["warning"] for g in groups)
+    assert any("CONFOUNDED" in warning for warning in summary["warnings"])
+    assert "CONFOUNDED" in capsys.readouterr().out
+    assert "CONFOUNDED" in (tmp_path / "out" / "dashboard.html").read_text()

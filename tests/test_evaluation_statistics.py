@@ -97,3 +97,11 @@ def test_holm_multiplies_by_what_is_left_and_never_decreases():
     assert corrected[:2] == pytest.approx([0.06, 0.03])
     assert math.isnan(corrected[2])
     assert corrected[3] == pytest.approx(0.06)
+
+
+def test_patients_without_anything_to_count_do_not_count():
+    estimate = statistics.ratio(
+        np.array([1.0, 0.0, 0.0]), np.array([2.0, 0.0, 2.0]), ["a", "b", "c"]
+    )
+    assert estimate.value == 0.25
+    assert (estimate.cases, estimate.patients) == (2, 2)
