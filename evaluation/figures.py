@@ -114,7 +114,8 @@ def _boxes(
             # seaborn 0.13 passes an argument that matplotlib 3.11 renamed; ours are current.
             warnings.filterwarnings("ignore", message="vert: bool was deprecated")
             seaborn.boxplot(
-                data=rows, showfliers=False, width=0.75 if len(groups) * len(here) > 2 else 0.3, gap=0.15, linewidth=1,
+                data=rows, showfliers=False, width=0.75 if len(groups) > 1 else 0.3,
+                gap=0.15, linewidth=1,
                 linecolor=matplotlib.rcParams["text.color"],
                 boxprops={"alpha": 0.55}, **options,
             )  # fmt: skip
