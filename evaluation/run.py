@@ -10,6 +10,7 @@ folder: scores.csv, summary.json, dashboard.html, figures, tables.
 
 import argparse
 import dataclasses
+import logging
 import pathlib
 import shlex
 import sys
@@ -69,6 +70,8 @@ def from_flags(argv: list[str] | None = None) -> Settings:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; 0 if all cases were scored, 1 if some failed."""
     settings = from_flags(argv)
+    # Each network of a cross-validation is traced once; TensorFlow takes that for a mistake.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     console = rich.console.Console()
     entrants, manifest_path = entering.enter(
         settings.models, settings.masks, settings.data, settings.modality, settings.labels
