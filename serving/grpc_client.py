@@ -53,9 +53,14 @@ class GrpcConnection:
 
     def version(self, model: str, label: str = "") -> int:
         """See connection.Connection."""
+        if label:
+            # GetModelStatus passes over labels. Predict does not, and tells who answered.
+            query = {"query": np.array([b"version"], object)}
+            request = request_for(model, "spec", query)
+            request.model_spec.version_label = label
+            return int(self._call(self._predict, request).model_spec.version.value)
         request = messages.GetModelStatusRequest()
         request.model_spec.name = model
-        request.model_spec.version_label = label
         states = self._call(self._status, request).model_version_status
         available = [state.version for state in states if state.state == messages.AVAILABLE]
         if not available:

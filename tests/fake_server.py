@@ -21,6 +21,7 @@ class Fake:
 
     def __init__(self):
         self.levels = {1: 100.0}  # version -> level
+        self.labels = {}
         self.failures = []  # (gRPC status, text) of the next calls
         self.requests = []  # (signature, version) of the calls that were answered
         self.metadata = {}
@@ -37,6 +38,7 @@ class Fake:
             self.levels = self.swap_after[1]
         wanted = request.model_spec
         version = wanted.version.value if wanted.HasField("version") else max(self.levels)
+        version = self.labels.get(wanted.version_label, version)
         if wanted.name != "fake" or version not in self.levels:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found: {wanted.name}")
         self.requests.append((wanted.signature_name, version))

@@ -91,6 +91,14 @@ def test_the_latest_version_that_answers_is_taken(fake, address):
     model.close()
 
 
+def test_a_label_chooses_its_version(fake, address):
+    fake.levels, fake.labels = {1: 100.0, 2: 250.0}, {"stable": 1}
+    model = client.connect(address, "fake", label="stable")
+    assert model.served.version == 1
+    assert model.segment(np.full((8, 8), 200)).planes.all()
+    model.close()
+
+
 def test_a_model_stays_with_its_version_while_that_is_served(fake, model):
     fake.levels[2] = 250.0
     assert model.segment(np.full((8, 8), 200)).planes.all()
