@@ -15,7 +15,7 @@ FLOAT, INT32, STRING, INT64, BOOL, UINT8, HALF = (
 
 
 def inputs_of(body: str, **dtypes: str) -> json_request.PredictBody:
-    document = json_text.parse(body.encode())
+    document = json_request.document_of(body.encode())
     name = json_request.signature_name(document)
     infos = {key: tensor_info(dtype) for key, dtype in dtypes.items()}
     return json_request.predict_inputs(document, infos, name)
@@ -238,7 +238,7 @@ def test_what_follows_the_document_is_not_looked_at():
 
 def test_a_document_that_is_no_object_is_refused():
     with pytest.raises(status.ServingError, match=r"^JSON Value: \[1\] Is not object$"):
-        json_request.signature_name(json_text.parse(b"[1]"))
+        json_request.document_of(b"[1]")
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

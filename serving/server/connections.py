@@ -18,8 +18,13 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Connection(web.RequestHandler):
     """One client."""
 
-    def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, server: web.Server) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type]
+        )
         self._half_closed = False
         self._reading: StreamReader | None = None
         self._first_request: asyncio.TimerHandle | None = None
@@ -28,14 +33,14 @@ class Connection(web.RequestHandler):
         """Gives the client a while to send its first request."""
         super().connection_made(transport)
         loop = asyncio.get_running_loop()
-        self._first_request = loop.call_later(PIECE_TIMEOUT_S, transport.abort)
+        self._first_request = loop.call_later(PIECE_TIMEOUT_S, transport.close)
 
     def connection_lost(self, error: BaseException | None) -> None:
         """Forgets the client."""
         self._in_time()
         super().connection_lost(error)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio reads what it returns
         """Keeps the connection open for the answer to a request that came whole."""
         self._half_closed = True
         if self._reading is not None and not self._reading.is_eof():
@@ -66,7 +71,8 @@ class Connection(web.RequestHandler):
 
 
 async def _pieces(content: StreamReader, limit: int) -> bytes:
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     while True:
         try:
             piece = await asyncio.wait_for(content.readany(), PIECE_TIMEOUT_S)
@@ -85,6 +91,4 @@ class Server(web.Server):
 
     def __call__(self) -> Connection:
         """A connection, as asyncio asks for it."""
-        return Connection(
-            self, loop=asyncio.get_running_loop(), auto_decompress=False, access_log=None
-        )
+        return Connection(self)

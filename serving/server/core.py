@@ -40,7 +40,7 @@ class Core:
     def _number(self, spec: model_pb2.ModelSpec) -> int | None:
         choice = spec.WhichOneof("version_choice")
         if choice == "version":
-            return spec.version.value
+            return int(spec.version.value)
         if choice == "version_label":
             number = self._labels.get(spec.name, {}).get(spec.version_label)
             if number is None:

@@ -11,6 +11,7 @@ import re
 import time
 
 import tensorflow as tf
+from google.protobuf import message
 from tensorflow_serving.config import file_system_storage_path_source_pb2 as source_pb2
 
 VersionPolicy = source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
@@ -54,7 +55,7 @@ def versions_below(base_path: str) -> dict[int, str]:
     return versions
 
 
-def chosen(policy: VersionPolicy, versions: dict[int, str]) -> dict[int, str]:
+def chosen(policy: message.Message, versions: dict[int, str]) -> dict[int, str]:
     """The versions that a policy asks for, of those that exist."""
     choice = policy.WhichOneof("policy_choice")
     if choice == "all":

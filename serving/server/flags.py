@@ -7,13 +7,14 @@ says so: with an error if ignoring it would change what is served, else with a w
 import argparse
 import dataclasses
 import os
+from typing import Any, NoReturn
 
 from data_pipeline.errors import InputError
 
 _CPUS = os.cpu_count() or 1
 
 
-def _flag(default: object, text: str, *, refused: str = "", ignored: str = "") -> dataclasses.Field:
+def _flag(default: object, text: str, *, refused: str = "", ignored: str = "") -> Any:
     """A field with its help; `refused` or `ignored` say why it cannot be followed."""
     metadata = {"help": text, "refused": refused, "ignored": ignored}
     return dataclasses.field(default=default, metadata=metadata)
@@ -146,7 +147,7 @@ def warnings(flags: Flags) -> list[str]:
 class _Parser(argparse.ArgumentParser):
     """Raises InputError instead of printing a usage page."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; --help lists the flags")
 
 

@@ -126,7 +126,7 @@ class Api:
 
 
 async def _one_message(context: grpc.aio.ServicerContext) -> bytes:
-    received = await context.read()
+    received: bytes = await context.read()
     if received is grpc.aio.EOF:
         await context.abort(grpc.StatusCode.INTERNAL, "The call carried no request message")
     return received
@@ -147,7 +147,8 @@ def _answer(
         del body
         model = request.model_spec.name if metric else ""
         reply = answer(request, deadline)
-        return reply if isinstance(reply, bytes) else reply.SerializeToString()
+        serialised: bytes = reply if isinstance(reply, bytes) else reply.SerializeToString()
+        return serialised
     except status.ServingError as error:
         outcome = error.code
         raise

@@ -8,6 +8,7 @@ one, the graph itself checks the rank in front of each convolution.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from tensorflow.core.framework import node_def_pb2
@@ -66,7 +67,7 @@ def _bodies(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterable[Iterable[node_d
         yield function.node_def
 
 
-def _guard(nodes: "object", output: str) -> None:
+def _guard(nodes: Any, output: str) -> None:
     """Rewires the convolutions among the nodes of one graph or function."""
     for node in [node for node in nodes if node.op in _CONVOLUTION_RANKS]:
         check = nodes.add(name=node.name + _SUFFIX, op="EnsureShape", device=node.device)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
+from google.protobuf.message import Message
 
 from serving.server.protos import HealthCheckRequest, HealthCheckResponse
 
@@ -38,16 +39,12 @@ class Health:
             },
         )
 
-    async def _check(
-        self, request: HealthCheckRequest, context: grpc.aio.ServicerContext
-    ) -> HealthCheckResponse:
+    async def _check(self, request: Message, context: grpc.aio.ServicerContext) -> Message:
         if request.service not in NAMES:
             await context.abort(grpc.StatusCode.NOT_FOUND, "service name unknown")
         return HealthCheckResponse(status=self._status)
 
-    async def _watch(
-        self, request: HealthCheckRequest, _: grpc.aio.ServicerContext
-    ) -> AsyncIterator[HealthCheckResponse]:
+    async def _watch(self, request: Message, _: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
         known = request.service in NAMES
         yield HealthCheckResponse(status=self._status if known else _SERVICE_UNKNOWN)
         await self._changed.wait()

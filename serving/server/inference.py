@@ -259,9 +259,9 @@ def fill_classes(
             "Tensors class and score should match in dim_size(1). Got "
             f"{labels.shape[1]} vs. {scores.shape[1]}"
         )
+    columns = next(array.shape[1] for array in (labels, scores) if array is not None)
     for row in range(count):
         entry = result.classifications.add()
-        columns = (labels if labels is not None else scores).shape[1]
         for column in range(columns):
             item = entry.classes.add()
             if labels is not None:

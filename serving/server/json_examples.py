@@ -1,5 +1,7 @@
 """REST bodies of `:classify` and `:regress` to lists of tf.Example."""
 
+from typing import Any
+
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import input_pb2
 
@@ -75,7 +77,7 @@ def _add(value: object, name: str, feature: feature_pb2.Feature) -> None:
         )
 
 
-def _list(feature: feature_pb2.Feature, name: str, kind: str) -> list:
+def _list(feature: feature_pb2.Feature, name: str, kind: str) -> Any:
     """The value list of a feature, which holds one kind of value only."""
     current = feature.WhichOneof("kind")
     if current not in (None, kind):

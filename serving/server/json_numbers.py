@@ -46,7 +46,8 @@ class Numbers:
 
     def as_lists(self) -> list:
         """The nested list itself, each number of the type it was written in."""
-        return rapidjson.loads(self.text, number_mode=_MODE)
+        nested: list = rapidjson.loads(self.text, number_mode=_MODE)
+        return nested
 
     def beginning(self) -> list:
         """The first of the list's numbers, nested as they are."""
@@ -54,7 +55,8 @@ class Numbers:
         if len(start) < len(self.text):
             start = start[: start.rfind(b",")]
             start += b"]" * (start.count(b"[") - start.count(b"]"))
-        return rapidjson.loads(start, number_mode=_MODE)
+        nested: list = rapidjson.loads(start, number_mode=_MODE)
+        return nested
 
 
 def cut_out(body: bytes) -> tuple[bytes, dict[str, Numbers]]:

@@ -1,7 +1,7 @@
 """Arrays to REST reply bodies, to the character as TensorFlow Serving writes them."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def classifications(results: list[list[tuple[str, float]]]) -> bytes:
     return _utf8(f'{{\n{_INDENT}"results": [{joined}\n{_INDENT}]\n}}')
 
 
-def regressions(values: np.ndarray) -> bytes:
+def regressions(values: Sequence[float]) -> bytes:
     """`{"results": [value, ...]}`, a value for each example."""
     if not len(values):
         raise status.invalid("Cannot convert empty RegressionResults to JSON")
@@ -182,7 +182,8 @@ def _reads_back_from_six_digits(wide: np.ndarray) -> np.ndarray:
         exponent = np.floor(np.log10(np.where(magnitude > 0, magnitude, 1.0)))
         scale = 10.0 ** (5 - exponent)
         rounded = np.rint(wide * scale) / scale
-        return rounded.astype(np.float32) == wide.astype(np.float32)
+        same: np.ndarray = rounded.astype(np.float32) == wide.astype(np.float32)
+        return same
 
 
 def _decimal(value: float, longest: int, dtype: np.dtype) -> str:

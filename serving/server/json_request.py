@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from tensorflow.core.framework import types_pb2
@@ -42,14 +43,24 @@ class PredictBody:
     rows: bool  # "instances" was given, and "predictions" is the answer
 
 
-def signature_name(document: object) -> str:
+def document_of(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+      ServingError: if the body is no JSON, or no object.
+    """
+    document = json_text.parse(body)
+    if not isinstance(document, dict):
+        raise _wrong(document, "Is not object")
+    return document
+
+
+def signature_name(document: dict[str, Any]) -> str:
     """The body's `signature_name`, empty if there is none.
 
     Raises:
-      ServingError: if the body is no object, or the name no string.
+      ServingError: if it is no string.
     """
-    if not isinstance(document, dict):
-        raise _wrong(document, "Is not object")
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise _wrong(
@@ -88,8 +99,8 @@ def is_base64(value: object) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def from_base64(value: dict) -> bytes:
-    """The bytes of `{"b64": "..."}`."""
+def from_base64(value: Any) -> bytes:
+    """The bytes of `{"b64": "..."}`, which `is_base64` must have found the value to be."""
     text = "".join(value["b64"].split())
     bare = text.rstrip("=.")
     if not _BASE64.fullmatch(text) or len(bare) % 4 == 1:
@@ -249,7 +260,7 @@ def to_array(value: object, dtype: int) -> np.ndarray:
         return _packed(flat, dtype).reshape(())
     array = _regular(value, dtype)
     if array is None:
-        _raise_first_fault(value, dtype)
+        raise _first_fault(value, dtype)
     return array
 
 
@@ -257,7 +268,8 @@ def _regular(value: list, dtype: int) -> np.ndarray | None:
     """The array of a nested list of one shape and fitting values; None if it is not one."""
     if any(isinstance(item, Numbers) for item in value):
         return _stacked(value, dtype)
-    shape, level = [], value
+    shape: list[int] = []
+    level = value
     while True:
         shape.append(len(level) if not shape else len(level[0]))
         if len(shape) > 1:
@@ -281,7 +293,7 @@ def _regular(value: list, dtype: int) -> np.ndarray | None:
 
 def _stacked(rows: list, dtype: int) -> np.ndarray | None:
     """The array of rows that are long arrays of numbers, or lists of such."""
-    arrays = []
+    arrays: list[np.ndarray] = []
     for row in rows:
         array = _from_numbers(row, dtype) if isinstance(row, Numbers) else None
         if array is None and isinstance(row, list):
@@ -381,17 +393,21 @@ def _type_error(value: object, dtype: int) -> status.ServingError:
     )
 
 
-def _raise_first_fault(value: list, dtype: int) -> None:
-    value = _plain(value)
+def _first_fault(value: list, dtype: int) -> status.ServingError:
+    """What is wrong with a nested list that is no array."""
+    value = [_plain(item) for item in value]
     shape: list[int] = []
     first: object = value
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
     if len(shape) > tensors.MAX_RANK:
-        raise status.invalid(f"{len(shape)} levels of lists; a tensor has at most 254 dimensions")
-    _walk(value, 0, shape, dtype)
-    raise status.invalid(f"JSON Value: {json_text.debug(value)} is not a tensor")
+        return status.invalid(f"{len(shape)} levels of lists; a tensor has at most 254 dimensions")
+    try:
+        _walk(value, 0, shape, dtype)
+    except status.ServingError as error:
+        return error
+    return status.invalid(f"JSON Value: {json_text.debug(value)} is not a tensor")
 
 
 def _plain(value: object) -> object:

@@ -26,11 +26,12 @@ def read_text(path: str, into: Parsed) -> Parsed:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     try:
-        return text_format.Parse(text, into)
+        text_format.Parse(text, into)
     except text_format.ParseError as error:
         raise InputError(
             f"Error parsing text-format {into.DESCRIPTOR.full_name}: {path}:{error}"
         ) from error
+    return into
 
 
 def read_models(path: str) -> model_server_config_pb2.ModelServerConfig:

@@ -9,6 +9,7 @@ import time
 import urllib.parse
 import zlib
 from collections.abc import Awaitable
+from typing import Any, cast
 
 import grpc
 from aiohttp import web
@@ -23,6 +24,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server import (
+    connections,
     describe,
     json_examples,
     json_reply,
@@ -185,7 +187,7 @@ class Api:
             if not target.spec.name:
                 raise status.invalid("Missing model name in request.")
             return self._metadata(target) if target.action else self._status(target)
-        document = json_text.parse(body.inflated())
+        document = json_request.document_of(body.inflated())
         signature = json_request.signature_name(document)
         target.spec.signature_name = signature
         if target.action == "predict":
@@ -278,7 +280,8 @@ class _Body:
 
 
 def _read(request: web.BaseRequest) -> Awaitable[bytes]:
-    return request.protocol.read(request, MAX_BODY_BYTES)
+    connection = cast(connections.Connection, request.protocol)
+    return connection.read(request, MAX_BODY_BYTES)
 
 
 def parse_path(method: str, path: str) -> Target:
@@ -307,10 +310,10 @@ def _unescaped(text: str) -> str:
 
 
 def _as_json(proto: message.Message, *, proto_names: bool) -> str:
-    options = {"preserving_proto_field_name": proto_names, "indent": 1}
+    options: dict[str, Any] = {"preserving_proto_field_name": proto_names, "indent": 1}
     try:
-        return json_format.MessageToJson(
-            proto, always_print_fields_with_no_presence=True, **options
+        return str(
+            json_format.MessageToJson(proto, always_print_fields_with_no_presence=True, **options)
         )
     except TypeError:  # protobuf 4 has it under another name
-        return json_format.MessageToJson(proto, including_default_value_fields=True, **options)
+        return str(json_format.MessageToJson(proto, including_default_value_fields=True, **options))

@@ -10,6 +10,7 @@ import gc
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -79,13 +80,14 @@ class Servable:
         """
         options = _run_options(timeout_s)
         try:
-            return self._session._call_tf_sessionrun(
+            outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
                 options,
                 {self._handle(name): array for name, array in feeds.items()},
                 [self._handle(name) for name in fetches],
                 [],
                 None,
             )
+            return outputs
         except tf.errors.DeadlineExceededError as error:
             raise status.ServingError(status.code_of(error.error_code), _TIMED_OUT) from error
         except tf.errors.OpError as error:
@@ -127,7 +129,7 @@ def _load(
     return meta_graph, convolves
 
 
-def _run_options(timeout_s: float | None) -> object | None:
+def _run_options(timeout_s: float | None) -> Any:
     if timeout_s is None:
         return None
     options = config_pb2.RunOptions(timeout_in_ms=max(1, int(timeout_s * 1000)))

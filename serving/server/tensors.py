@@ -187,7 +187,7 @@ def encode_parts(array: np.ndarray, *, as_content: bool) -> list[bytes | memoryv
 
 
 def _dtype_number(array: np.ndarray) -> int:
-    return tf.dtypes.as_dtype(array.dtype).as_datatype_enum
+    return int(tf.dtypes.as_dtype(array.dtype).as_datatype_enum)
 
 
 def _value_parts(array: np.ndarray, dtype: int, as_content: bool) -> list[bytes | memoryview]:
@@ -208,11 +208,12 @@ def _value_parts(array: np.ndarray, dtype: int, as_content: bool) -> list[bytes 
 def _python_values(flat: np.ndarray) -> Iterable[object]:
     if flat.dtype == object:
         return (value if isinstance(value, bytes) else str(value).encode() for value in flat)
-    return flat.tolist()
+    values: list[object] = flat.tolist()
+    return values
 
 
 def _buffer(array: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def length_delimited(number: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:

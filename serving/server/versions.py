@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import enum
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -159,7 +160,7 @@ class Versions:
         failed: dict[str, status.ServingError] = {}
         with self._changed:
             for name in names:
-                self._changed.wait_for(lambda name=name: self._settled(name))
+                self._changed.wait_for(functools.partial(self._settled, name))
                 if self._stop.is_set():
                     failed[name] = status.internal("the server is stopping")
                 elif (error := self._failure(name)) is not None:
