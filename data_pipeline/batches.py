@@ -44,9 +44,7 @@ def training(
     def sample(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         epoch, place = number // len(store), number % len(store)
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        index = tf.random.experimental.index_shuffle(
-            place, key, len(store) - 1
-        )
+        index = tf.random.experimental.index_shuffle(place, key, len(store) - 1)
         image, target, annotated = _fetch(store, spec, index, number, seed)
         image, target = augment.augment(
             image, target, tf.stack([tf.constant(seed, tf.int64), number]), policy
@@ -98,9 +96,7 @@ def _fetch(
     return image, target, tf.reduce_all(annotated, axis=axes, keepdims=True)
 
 
-def _corner(
-    target: np.ndarray, tile: tuple[int, ...], number: int, seed: int
-) -> tuple[int, ...]:
+def _corner(target: np.ndarray, tile: tuple[int, ...], number: int, seed: int) -> tuple[int, ...]:
     """Returns a tile's first corner: random, often around foreground; the middle if number < 0."""
     room = [side - t for side, t in zip(target.shape, tile, strict=False)]
     if number < 0 or not any(room):

@@ -53,6 +53,7 @@ class Store:
         self._channels, self._labels = index["channels"], index["labels"]
 
     def __len__(self) -> int:
+        """Returns how many frames there are."""
         return len(self.entries)
 
     def image(self, number: int) -> np.ndarray:
@@ -111,7 +112,9 @@ def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
         (c.id, c.rescale_slope, c.rescale_intercept, c.lung_values, c.infection_values)
         for c in cases
     ]
-    described = repr((_FORMAT, dataclasses.astuple(spec), files, rescale))
+    # Of the spec, what inference adds after the network does not change a frame.
+    shown = dataclasses.astuple(dataclasses.replace(spec, flips=(), conventions=()))
+    described = repr((_FORMAT, shown, files, rescale))
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
@@ -153,5 +156,3 @@ def case_frames(case: Case, spec: InputSpec) -> Iterator[tuple[np.ndarray, np.nd
         for share, label in zip(shares, mask.labels, strict=True):
             target[..., spec.labels.index(label)] = np.rint(share * FULL)
         yield np.asarray(intensity.normalise(frame[None], spec))[0].astype(np.float16), target
-
-

@@ -121,7 +121,9 @@ def respace(
     return Placement(grid, extent, offset, frame)
 
 
-def place(grid: tuple[int, ...], spacing_mm: tuple[float, ...] | None, spec: InputSpec) -> Placement:
+def place(
+    grid: tuple[int, ...], spacing_mm: tuple[float, ...] | None, spec: InputSpec
+) -> Placement:
     """Returns how a grid of the network's rank lands on the frame that `spec` asks for.
 
     Raises:

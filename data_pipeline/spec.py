@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 from data_pipeline.errors import InputError
 from data_pipeline.scan import MODALITIES, UNITS
@@ -28,6 +29,7 @@ class InputSpec:
     percentiles: tuple[float, float] = (0.5, 99.5)  # used where window is None
     denoise: str = "none"  # "none", "median" (3 x 3) or "gaussian" (sigma 1 pixel)
     clahe: bool = False  # contrast-limited adaptive histogram equalisation, after the window
+    flips: tuple[tuple[int, ...], ...] = ()  # axes mirrored for further answers, averaged in
     conventions: tuple[str, ...] = ()  # what each label covers, in words
 
     def __post_init__(self) -> None:
@@ -78,6 +80,10 @@ def parse(text: str | bytes, source: str) -> InputSpec:
     """
     try:
         fields = json.loads(text)
-        return InputSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        return InputSpec(**{name: _tuples(value) for name, value in fields.items()})
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{source} is not a spec of this version: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -9,12 +9,14 @@ from data_pipeline.spec import InputSpec
 
 
 def of_rank(name: str, rank: int) -> type[keras.layers.Layer]:
-    """Returns the Keras layer of a rank: of_rank("Conv", 3) is keras.layers.Conv3D."""
+    """Returns a Keras layer class of a rank, for example Conv3D for "Conv" and 3."""
     layer: type[keras.layers.Layer] = getattr(keras.layers, f"{name}{rank}D")
     return layer
 
 
-def conv(x: keras.KerasTensor, width: int, *, stride: int = 1, kernel: int = 3) -> keras.KerasTensor:
+def conv(
+    x: keras.KerasTensor, width: int, *, stride: int = 1, kernel: int = 3
+) -> keras.KerasTensor:
     """Convolution, batch normalisation, ReLU: (n, *shape, c) to (n, *shape / stride, width)."""
     x = of_rank("Conv", len(x.shape) - 2)(
         width, kernel, strides=stride, padding="same", use_bias=False,

@@ -47,7 +47,13 @@ class Network:
 
     def graph(self, voxels: tf.Tensor) -> tf.Tensor:
         """Raw voxels in spec.units to probabilities, in TensorFlow ops; what an export holds."""
-        return self.network(intensity.normalise(voxels, self.spec), training=False)
+        images = intensity.normalise(voxels, self.spec)
+        answer = self.network(images, training=False)
+        for flip in self.spec.flips:
+            axes = [1 + axis for axis in flip]
+            mirrored = self.network(tf.reverse(images, axes), training=False)
+            answer += tf.reverse(mirrored, axes)
+        return answer / (1.0 + len(self.spec.flips))
 
     def predict(self, voxels: np.ndarray) -> np.ndarray:
         """Returns probabilities (n, *shape, labels) of tiles (n, *shape, channels) of voxels."""

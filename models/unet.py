@@ -9,10 +9,10 @@ import keras
 from data_pipeline.spec import InputSpec
 from models import layers
 
-WIDTHS = (32, 64, 96, 128, 160)
+WIDTHS = (16, 32, 64, 128, 192)
 
 
-def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = 16) -> keras.Model:
+def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = 8) -> keras.Model:
     """Returns a network from (n, *shape, channels) in [0, 1] to (n, *shape, labels) in [0, 1].
 
     Args:

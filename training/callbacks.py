@@ -109,7 +109,9 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Moves the bar."""
         numbers = "  ".join(
-            f"{name} {value:.3f}" for name, value in (logs or {}).items() if name in ("loss", "dice")
+            f"{name} {value:.3f}"
+            for name, value in (logs or {}).items()
+            if name in ("loss", "dice")
         )
         self._bar.update(
             self._task,
@@ -166,12 +168,15 @@ def _drawn(
     """Returns uint8 (rows, cols, 3) of a 2D frame, or of a volume's middle slice."""
     if image.ndim == 4:
         image, target, answer = (part[len(part) // 2] for part in (image, target, answer))
-    grey = np.uint8(255 * image[..., image.shape[-1] // 2])
+    grey = (255 * image[..., image.shape[-1] // 2]).astype(np.uint8)
     picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
     for number, label in enumerate(labels):
-        for plane, colour in ((target, (255,) * 3), (answer, known_labels.LABELS[label].colour_rgb)):
+        for plane, colour in (
+            (target, (255,) * 3),
+            (answer, known_labels.LABELS[label].colour_rgb),
+        ):
             outlines, _ = cv2.findContours(
-                np.uint8(plane[..., number] > 0.5), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+                (plane[..., number] > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
             )
             cv2.drawContours(picture, outlines, -1, colour, 1)
     return picture

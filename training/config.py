@@ -12,6 +12,8 @@ from data_pipeline.scan import MODALITIES, UNITS
 from models import zoo
 
 DEFAULT_EPOCHS = 24
+_RUNS = pathlib.Path("runs")
+_CACHE = pathlib.Path(".cache/frames")
 
 
 def _flag(default: Any, text: str, **options: Any) -> Any:
@@ -36,15 +38,17 @@ class TrainConfig:
     units: str = _flag("", "CT: only cases in HU, or only in stored values", choices=("", *UNITS))
     denoise: str = _flag("none", "before anything else", choices=("none", "median", "gaussian"))
     clahe: bool = _flag(False, "equalise contrast locally")
+    no_flips: bool = _flag(False, "CT: do not average answers over mirrored slices")
     batch_size: int = _flag(8, "samples a step and device")
     learning_rate: float = _flag(2e-3, "at its highest, after warm-up")
     weight_decay: float = _flag(1e-4, "of AdamW")
     patience: int = _flag(0, "stop after so many epochs without a better validation Dice; 0: never")
     precision: str = _flag(
-        "auto", "auto, or a Keras policy", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16")
+        "auto", "auto, or a Keras policy",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )  # fmt: skip
-    runs: pathlib.Path = _flag(pathlib.Path("runs"), "where run directories are made")
-    cache: pathlib.Path = _flag(pathlib.Path(".cache/frames"), "where decoded frames are kept")
+    runs: pathlib.Path = _flag(_RUNS, "where run directories are made")
+    cache: pathlib.Path = _flag(_CACHE, "where decoded frames are kept")
     resume: bool = _flag(False, "go on with the interrupted run of this name")
     overwrite: bool = _flag(False, "delete an earlier run of this name first")
 
@@ -82,7 +86,8 @@ def from_flags(argv: list[str] | None = None) -> TrainConfig:
         if field.type is bool:
             parser.add_argument(flag, action="store_true", help=options["help"])
             continue
-        kind = {int | None: int, float | None: float}.get(field.type, field.type)
+        optional = {int | None: int, float | None: float}
+        kind: Any = optional.get(field.type, field.type)  # type: ignore[arg-type, call-overload]
         options["help"] += "" if field.default in ("", None) else " (default: %(default)s)"
         parser.add_argument(flag, type=kind, default=field.default, **options)
     return TrainConfig(**vars(parser.parse_args(argv)))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 import shutil
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
@@ -11,6 +12,7 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 
 from data_pipeline import batches, frames, split
+from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from models import segmenter, zoo
@@ -111,13 +113,15 @@ def _steps(store: frames.Store, batch_size: int) -> int:
     return max(_LEAST_STEPS, math.ceil(len(store) / batch_size))
 
 
-def _reading(console: rich_console.Console):  # type: ignore[no-untyped-def]
+def _reading(
+    console: rich_console.Console,
+) -> Callable[[Iterable[Case]], Iterable[Case]]:
     return lambda cases: rich_progress.track(
         cases, "reading", console=console, transient=True, disable=not console.is_terminal
     )
 
 
-def _under(policy: str, build):  # type: ignore[no-untyped-def]
+def _under(policy: str, build: Callable[[], keras.Model]) -> keras.Model:
     """Builds under a Keras precision policy and puts the former one back."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -187,6 +191,8 @@ def _fit(
         )
     except KeyboardInterrupt:
         saver.now()
+        for watcher in watchers:  # Keras leaves files open and the bar running
+            watcher.on_train_end()
         raise Interrupted from None
 
 

@@ -5,7 +5,7 @@ from keras import ops
 
 
 class CaseDice(keras.metrics.Metric):
-    """Mean Dice of thresholded frames, of one label or of all; those without foreground left out."""
+    """Mean Dice of frames, of one label or of all; those without any foreground are left out."""
 
     def __init__(self, label: int | None, name: str) -> None:
         super().__init__(name=name)

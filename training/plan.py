@@ -22,6 +22,10 @@ _CONVENTIONS = {
     "medseg": "infection is ground glass (1) and consolidation (2), without pleural effusion",
 }
 
+# Mirrored answers to average in, at inference. Measured in cross-validation: 0.015 of Dice on CT
+# infection for four times the work, under 0.001 on X-ray lungs.
+_FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {"XR": (), "CT": ((0,), (1,), (0, 1))}
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -106,6 +110,7 @@ def _spec(config: TrainConfig, chosen: Sequence[Case]) -> InputSpec:
         window=intensity.LUNG_WINDOW_HU if units == "HU" else None,
         denoise=config.denoise,
         clahe=config.clahe,
+        flips=() if config.no_flips else _FLIPS[config.modality],
         conventions=tuple(f"{d}: {_CONVENTIONS[d]}" for d in datasets if d in _CONVENTIONS),
     )
 

@@ -7,10 +7,9 @@ On the shipped sample and 2 CPU cores this takes about 6 minutes and reaches a D
 import sys
 from collections import Counter
 
-from data_pipeline import quiet_tensorflow  # noqa: F401, I001 - first: it silences the import
-
 from rich import console as rich_console
 
+from data_pipeline import quiet_tensorflow  # noqa: F401 - before TensorFlow is imported
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from models import zoo
 from training import config as configs
@@ -51,7 +50,9 @@ def _train(plans: list[Plan], console: rich_console.Console) -> None:
     if config.folds:
         record.start_folds(plans)
     console.print(f"\nrun: {directory}")
-    console.print(f"next: python -m evaluation.run {directory} threshold --out results/{directory.name}")
+    console.print(
+        f"next: python -m evaluation.run {directory} threshold --out results/{directory.name}"
+    )
 
 
 def _introduce(one: Plan, console: rich_console.Console) -> None:
@@ -62,7 +63,9 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
     counts = Counter(one.splits.values())
     shares = ", ".join(f"{counts[name]} {name}" for name in ("train", "validation", "test"))
     network = zoo.NETWORKS[config.model](spec)
-    console.print(f"data        {config.data}: {len(one.cases)} {spec.modality} cases of {patients} patients")
+    console.print(
+        f"data        {config.data}: {len(one.cases)} {spec.modality} cases of {patients} patients"
+    )
     console.print(f"split       {shares} (by patient, seed {config.seed})")
     if unknown and not config.use_all:
         console.print(
@@ -71,11 +74,19 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
         )
     console.print(f"model       {config.model}, {network.count_params():,} parameters")
     console.print(f"labels      {', '.join(spec.labels)}")
-    window = f"window {spec.window} {spec.units}" if spec.window else f"percentiles {spec.percentiles}"
+    window = (
+        f"window {spec.window} {spec.units}" if spec.window else f"percentiles {spec.percentiles}"
+    )
     console.print(f"input       {' x '.join(map(str, spec.shape))} pixels, {window}")
-    budget = f"{config.minutes:g} minutes" if config.minutes else f"{config.epochs or configs.DEFAULT_EPOCHS} epochs"
+    budget = (
+        f"{config.minutes:g} minutes"
+        if config.minutes
+        else f"{config.epochs or configs.DEFAULT_EPOCHS} epochs"
+    )
     console.print(f"budget      {budget}, batch {config.batch_size} a device")
-    console.print(f"device      {device.describe(device.strategy())}, {device.precision(config.precision)}")
+    console.print(
+        f"device      {device.describe(device.strategy())}, {device.precision(config.precision)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,72 @@
+import keras
+import numpy as np
+import pytest
+
+from data_pipeline import phantom
+from data_pipeline.errors import InputError
+from data_pipeline.spec import InputSpec
+from models import cnn, segmenter, unet, zoo
+
+TINY = (4, 6)
+
+
+@pytest.mark.parametrize("build", [unet.build, cnn.build])
+@pytest.mark.parametrize("shape", [(16, 8), (8, 16, 8)], ids=["slice", "volume"])
+def test_a_network_gives_one_probability_a_label_and_pixel(build, shape):
+    spec = InputSpec("CT", ("lung", "infection"), shape, window=(0.0, 1.0))
+    network = build(spec, TINY)
+    answer = np.asarray(network(np.random.default_rng(0).random((2, *shape, 1), np.float32)))
+    assert answer.shape == (2, *shape, 2)
+    assert answer.dtype == np.float32
+    assert answer.min() > 0
+    assert answer.max() < 1
+
+
+def test_neighbouring_slices_enter_as_channels():
+    spec = InputSpec("CT", ("lung",), (16, 16), neighbours=1, window=(0.0, 1.0))
+    assert unet.build(spec, TINY).input_shape == (None, 16, 16, 3)
+
+
+@pytest.mark.parametrize("build", zoo.NETWORKS.values(), ids=zoo.NETWORKS)
+def test_a_tile_that_cannot_be_halved_is_refused_with_the_next_that_fits(build):
+    with pytest.raises(InputError, match=r"got \(250, 256\), the next that fits is \(256, 256\)"):
+        build(InputSpec("XR", ("lung",), (250, 256)))
+
+
+def test_the_cnn_has_no_skip_connections_and_the_unet_has():
+    spec = InputSpec("XR", ("lung",), (32, 32))
+    kinds = [
+        {type(layer) for layer in build(spec, TINY).layers} for build in (cnn.build, unet.build)
+    ]
+    assert [keras.layers.Concatenate in kind for kind in kinds] == [False, True]
+
+
+def test_a_saved_network_is_loaded_with_the_same_answer(tmp_path):
+    spec = InputSpec("XR", ("lung",), (32, 32))
+    network = segmenter.Network(unet.build(spec, TINY), spec)
+    spec.save(tmp_path / "spec.json")
+    segmenter.save(tmp_path, network.network)
+    scan, _ = phantom.xray(0)
+    loaded = segmenter.load(tmp_path)
+    assert (loaded.name, loaded.spec) == ("unet", spec)
+    np.testing.assert_array_equal(loaded.probabilities(scan), network.probabilities(scan))
+    assert loaded.probabilities(scan).shape == (1, *scan.shape)
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"spec\.json is missing"):
+        segmenter.load(tmp_path)
+    InputSpec("XR", ("lung",), (32, 32)).save(tmp_path / "spec.json")
+    with pytest.raises(InputError, match="the training is not finished"):
+        segmenter.load(tmp_path)
+
+
+def test_mirrored_answers_are_averaged_in():
+    spec = InputSpec("XR", ("lung",), (16, 16), window=(0.0, 1.0), flips=((1,),))
+    network = unet.build(spec, TINY)
+    tiles = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
+    plain = np.asarray(network(tiles, training=False))
+    mirrored = np.asarray(network(tiles[:, :, ::-1], training=False))[:, :, ::-1]
+    np.testing.assert_allclose(
+        segmenter.Network(network, spec).predict(tiles), (plain + mirrored) / 2, atol=1e-6
+    )

@@ -1,0 +1,161 @@
+import csv
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from rich import console as rich_console
+
+from data_pipeline import cases
+from data_pipeline import spec as specs
+from data_pipeline.errors import InputError
+from models import segmenter, unet, zoo
+from training import backup, config, fit, plan
+from training.callbacks import Schedule
+
+
+@pytest.fixture(autouse=True)
+def tiny_training(monkeypatch):
+    monkeypatch.setattr(fit, "_LEAST_STEPS", 6)  # an epoch
+    monkeypatch.setitem(zoo.NETWORKS, "unet", lambda spec: unet.build(spec, (4, 6)))
+
+
+@pytest.fixture
+def make_plan(phantoms, tmp_path):
+    def make(name, **settings):
+        chosen = config.TrainConfig(
+            data=phantoms, runs=tmp_path / "runs", cache=tmp_path / "cache", name=name,
+            size=32, batch_size=4, precision="float32", **({"epochs": 2} | settings),
+        )  # fmt: skip
+        return plan.make(chosen)[0]
+
+    return make
+
+
+def train(planned):
+    fit.train(planned, rich_console.Console(quiet=True))
+    return planned.directory
+
+
+def history(directory):
+    with (directory / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_all_that_evaluation_and_export_read(make_plan):
+    directory = train(make_plan("whole"))
+    network = segmenter.load(directory)
+    settings = json.loads((directory / "config.json").read_text())
+    assert network.spec == specs.load(directory / "spec.json")
+    assert settings["seed"] == 0
+    assert settings["parameters"] == network.network.count_params()
+    assert settings["steps"] == 12
+    assert len(history(directory)) == 2
+    assert "not for diagnosis" in (directory / "model_card.md").read_text()
+    assert list((directory / "logs").rglob("*tfevents*"))
+    assert not (directory / "backup").exists()
+
+
+def test_the_loss_falls_and_the_phantoms_lungs_are_found(make_plan):
+    planned = make_plan("learns", epochs=12)
+    directory = train(planned)
+    losses = [float(row["loss"]) for row in history(directory)]
+    case = planned.part("test")[0]
+    scan = cases.read_scan(case)
+    truth = cases.read_mask(case, ("lung",), scan.shape).planes[0]
+    found = segmenter.load(directory).probabilities(scan)[0] > 0.5
+    assert losses[-1] < 0.6 * losses[0]
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
+
+
+def test_the_same_seed_gives_the_same_curve_and_weights(make_plan):
+    first, again = train(make_plan("first")), train(make_plan("again"))
+    assert history(first) == history(again)
+    for a, b in zip(weights(first), weights(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def weights(directory):
+    return segmenter.load(directory).network.get_weights()
+
+
+def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(make_plan, monkeypatch):
+    whole = train(make_plan("whole", use_all=True))
+    planned = make_plan("broken", use_all=True)
+    step = Schedule.on_train_batch_end
+
+    def interrupt(self, batch, logs=None):
+        step(self, batch, logs)
+        if self._pace.step == 9:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Schedule, "on_train_batch_end", interrupt)
+    with pytest.raises(fit.Interrupted):
+        train(planned)
+    assert not fit.is_finished(planned.directory)
+    monkeypatch.setattr(Schedule, "on_train_batch_end", step)
+    resumed = train(make_plan("broken", use_all=True, resume=True))
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_earlier_run_is_not_lost_unless_told_so(make_plan):
+    directory = train(make_plan("kept"))
+    with pytest.raises(InputError, match=r"kept holds an earlier run; .*--overwrite"):
+        train(make_plan("kept"))
+    assert fit.is_finished(directory)
+    train(make_plan("kept", overwrite=True))
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(make_plan):
+    train(make_plan("kept"))
+    with pytest.raises(InputError, match="started with --seed 0, not 1"):
+        train(make_plan("kept", seed=1, resume=True))
+    with pytest.raises(InputError, match="holds no run to resume"):
+        train(make_plan("never", resume=True))
+
+
+def test_a_budget_of_minutes_is_kept(make_plan):
+    directory = train(make_plan("short", epochs=None, minutes=0.1))
+    seconds = json.loads((directory / "config.json").read_text())["train_seconds"]
+    assert 6 <= seconds < 40  # what comes after the last step, on a busy machine
+
+
+def test_a_half_written_backup_is_not_taken_for_one(tmp_path):
+    network = unet.build(specs.InputSpec("XR", ("lung",), (16, 16)), (4, 6))
+    network.compile("adam", "mse")
+    network.optimizer.build(network.trainable_variables)
+    backup.save(tmp_path, network, backup.State(50, 1, 3.5, 0.25))
+    (tmp_path / ".unfinished-1").mkdir()
+    (tmp_path / ".unfinished-1" / "state.weights.h5").write_bytes(b"half")
+    assert backup.restore(tmp_path, network) == backup.State(50, 1, 3.5, 0.25)
+    assert backup.restore(tmp_path / "nowhere", network) is None
+
+
+def test_two_devices_train_one_network_under_mirrored_strategy(phantoms, tmp_path):
+    script = f"""
+        import pathlib
+        import tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        from rich import console
+        from models import unet, zoo
+        from training import config, device, fit, plan
+        fit._LEAST_STEPS = 6
+        zoo.NETWORKS["unet"] = lambda spec: unet.build(spec, (4, 6))
+        (planned,) = plan.make(config.TrainConfig(
+            data=pathlib.Path({str(phantoms)!r}), runs=pathlib.Path({str(tmp_path)!r}), name="two",
+            cache=pathlib.Path({str(tmp_path / "cache")!r}), size=32, batch_size=2, epochs=1,
+            precision="float32"))
+        fit.train(planned, console.Console(quiet=True))
+        print(device.describe(device.strategy()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().endswith("2 x CPU, MirroredStrategy")
+    assert float(history(tmp_path / "two")[0]["loss"]) < 2

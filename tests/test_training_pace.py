@@ -1,0 +1,29 @@
+import pytest
+
+from training import pace
+from training.pace import Pace
+
+
+def test_counted_steps_decide_progress_and_rate():
+    counted = Pace(total_steps=100, budget_s=None)
+    assert counted.learning_rate(1.0) == pytest.approx(1e-3 / 0.03)  # warm-up starts above zero
+    counted.go_on_from(step=50, elapsed_s=10)
+    assert counted.progress() == 0.5
+    assert counted.learning_rate(2.0) == pytest.approx(1.0)  # half a cosine at its middle
+    counted.step = 100
+    assert counted.learning_rate(1.0) == pytest.approx(0.0)
+    assert counted.progress() == 1.0
+
+
+def test_a_budget_follows_the_clock_and_keeps_what_was_used_before(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    timed = Pace(total_steps=None, budget_s=60)
+    timed.go_on_from(step=5, elapsed_s=15)
+    now[0] += 15
+    assert timed.elapsed_s() == 30
+    assert timed.progress() == 0.5
+    assert timed.left_s() == 30
+    now[0] += 500
+    assert timed.progress() == 1.0
+    assert timed.left_s() == 0
