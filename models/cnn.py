@@ -9,7 +9,7 @@ import keras
 from data_pipeline.spec import InputSpec
 from models import layers
 
-WIDTHS = (16, 32, 64, 96, 128)
+WIDTHS = (8, 16, 32, 64, 128)
 
 
 def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS) -> keras.Model:
