@@ -19,14 +19,14 @@ def test_the_training_command_uses_only_flags_that_training_knows(tmp_path):
         command = benchmark.train_command(settings(tmp_path), task, "unet", resume=True)
         code = (
             "import sys; from training import config; c = config.from_flags(sys.argv[1:]); "
-            "print(c.model, c.modality, c.labels, c.folds, c.minutes, c.name)"
+            "print(c.model, c.modality, c.labels, c.folds, c.epochs, c.name)"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, check=False
         )
-        minutes = 6.0 if task.modality == "XR" else 4.0
+        epochs = 24 if task.modality == "XR" else 12
         assert done.stdout.split() == [
-            "unet", task.modality, task.label, str(task.folds), str(minutes),
+            "unet", task.modality, task.label, str(task.folds), str(epochs),
             f"benchmark-{task.name}-unet",
         ], done.stderr  # fmt: skip
 

@@ -95,3 +95,10 @@ def test_ct_of_mixed_intensities_is_refused_and_units_choose(tmp_path):
         plan.make(settings)
     (planned,) = plan.make(dataclasses.replace(settings, labels="infection", units="stored"))
     assert (planned.spec.units, planned.spec.window, len(planned.cases)) == ("stored", None, 50)
+
+
+def test_copies_of_a_slice_whose_patients_are_unknown_stay_in_one_fold():
+    # The sample holds one MedSeg slice twice, with different outlines.
+    settings = config.TrainConfig(modality="CT", labels="infection", folds=5, name="x")
+    for planned in plan.make(settings):
+        assert planned.splits["medseg-10"] == planned.splits["medseg-43"]

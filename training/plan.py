@@ -56,7 +56,7 @@ def make(config: TrainConfig) -> list[Plan]:
     if not config.folds:
         splits = _splits(config, chosen)
         return [Plan(config, directory, spec, chosen, splits, policy)]
-    fold_of = split.folds(chosen, config.folds, config.seed)
+    fold_of = split.folds(chosen, config.folds, config.seed, copies=_copies(chosen))
     return [
         Plan(
             config,
@@ -118,7 +118,12 @@ def _spec(config: TrainConfig, chosen: Sequence[Case]) -> InputSpec:
 def _splits(config: TrainConfig, chosen: Sequence[Case]) -> dict[str, str]:
     if config.use_all:
         return {case.id: "train" for case in chosen}
-    return split.assign(chosen, config.seed)
+    return split.assign(chosen, config.seed, copies=_copies(chosen))
+
+
+def _copies(chosen: Sequence[Case]) -> list[tuple[str, str]]:
+    """Returns pairs of the same image where no patient id would keep them together."""
+    return split.copies_among([case for case in chosen if not case.patient_id])
 
 
 def _name(config: TrainConfig) -> str:
