@@ -18,12 +18,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import cv2
 import rich.console
 
-from data_pipeline import cases
+from data_pipeline import cases, raster
 from data_pipeline.errors import InputError, one_line_for_bad_input
+from evaluation import results, runs, summary, tables
 from evaluation import run as scoring_command
-from evaluation import runs, summary, tables
 
 NETWORKS = ("unet", "cnn")
 BASELINE = "threshold"
@@ -33,7 +34,7 @@ BASELINE = "threshold"
 PUBLISHED_DICE = {"unet": 0.92, "cnn": 0.85, "threshold": 0.70}
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-_SHOWN = ("scores.csv", "summary.json", "figures/comparison.png", "figures/gallery.png")
+_SHOWN = ("scores.csv", "summary.json", "figures/comparison.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,7 @@ def from_flags(argv: list[str] | None = None) -> Settings:
     every = ",".join(task.name for task in TASKS)
     add("--tasks", default=every, help="default: %(default)s")  # fmt: skip
     given = vars(parser.parse_args(argv))
+    given["data"] = results.within_here(given["data"])
     given["tasks"] = tuple(given["tasks"].split(","))
     unknown = set(given["tasks"]) - {task.name for task in TASKS}
     if unknown:
@@ -138,9 +140,9 @@ def train(settings: Settings, task: Task, model: str) -> pathlib.Path:
     return path
 
 
-def rows_of(task: Task, results: pathlib.Path) -> list[tuple[str, ...]]:
+def rows_of(task: Task, folder: pathlib.Path) -> list[tuple[str, ...]]:
     """Returns a task's rows of the README's table."""
-    found = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return [_row(task, item) for item in found["labels"]]
 
 
@@ -193,6 +195,17 @@ def put_into(readme: pathlib.Path, text: str) -> None:
     summary.save_text(readme, f"{head}{BEGIN}\n{text}{END}{tail}")
 
 
+def show(out: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies what is small enough for a repository, the gallery at half its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _SHOWN:
+        shutil.copyfile(out / name, folder / pathlib.Path(name).name)
+    sheet = cv2.imread(str(out / "figures" / "gallery.png"))
+    if sheet is not None:
+        half = cv2.resize(sheet, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        raster.write(folder / "gallery.png", half[..., ::-1])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     settings = from_flags(argv)
@@ -207,10 +220,7 @@ def main(argv: list[str] | None = None) -> None:
         if scoring_command.main([*trained, BASELINE, *flags, "--seed", str(settings.seed)]):
             raise InputError(f"some cases of {task.name} could not be scored; see {out}")
         rows += rows_of(task, out)
-        for name in _SHOWN:
-            target = settings.shown / task.name / pathlib.Path(name).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(out / name, target)
+        show(out, settings.shown / task.name)
     text = table(settings, rows)
     summary.save_text(settings.shown / "table.md", text)
     if settings.readme is not None:

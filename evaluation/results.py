@@ -66,13 +66,22 @@ class Provenance:
         return cls(
             command=command,
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            manifest=str(manifest),
+            manifest=str(within_here(manifest)),
             manifest_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
             split=split,
             seed=seed,
             entrants={entrant.name: entrant.describe() for entrant in entrants},
             versions={"python": platform.python_version(), **_versions()},
         )
+
+
+def within_here(path: pathlib.Path) -> pathlib.Path:
+    """Returns a path relative to the working directory where it lies in it.
+
+    So results can be shared without telling where their maker keeps files.
+    """
+    whole, here = path.resolve(), pathlib.Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else path
 
 
 def _versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from evaluation.statistics import Estimate
 from evaluation.summary import LabelSummary, Summary
 
 HEADER = ("Model", "Label", "Accuracy", "Loss", "Dice (95 % interval)", "Cases", "Patients")
+_NAMES = ("Task", *HEADER[:2])  # columns of text
 NOTE = "Means over cases; interval: bootstrap of patients. Loss: nats per pixel."
 
 
@@ -73,15 +74,15 @@ def for_terminal(labels: Sequence[LabelSummary]) -> rich.table.Table:
 
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table; numbers to the right."""
-    ruler = [":---" if name in HEADER[:2] else "---:" for name in header]
+    """Returns a Markdown table; names to the left, numbers to the right."""
+    ruler = [":---" if name in _NAMES else "---:" for name in header]
     lines = [header, ruler, *body]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def latex(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """Returns a LaTeX table (package booktabs)."""
-    columns = "".join("l" if name in HEADER[:2] else "r" for name in header)
+    columns = "".join("l" if name in _NAMES else "r" for name in header)
     lines = [" & ".join(map(_escaped, cells)) + r" \\" for cells in (header, *body)]
     return "\n".join(
         [
