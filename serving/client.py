@@ -49,10 +49,10 @@ class Served:
         """Returns the mask of a scan, on its grid."""
         return inference.mask(self.probabilities(scan), self.spec)
 
-    def mask_of_file(self, image_bytes: bytes) -> Mask:
+    def mask_of_file(self, image_bytes: bytes, signature: str = "masks") -> Mask:
         """Returns the mask of a PNG or JPEG file, which the server decodes."""
         inputs = {"image_bytes": np.array([image_bytes], object)}
-        [png] = self._run("encoded", inputs, "mask_bytes")
+        [png] = self._run(signature, inputs, "mask_bytes")
         return encoded.mask_from_png(png, self.spec.labels)
 
     def _run(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""What the `encoded` signature takes and gives: files in, masks as PNG out."""
+"""What the signatures `encoded` and `masks` take and give: files in, masks as PNG out."""
 
 import cv2
 import numpy as np
 
 from data_pipeline.scan import Mask
 from data_pipeline.spec import InputSpec
+
+SIGNATURES = ("encoded", "masks")
 
 LARGEST_PNG_CHANNELS = 3  # a fourth one would be transparency
 

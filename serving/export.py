@@ -164,7 +164,7 @@ def _prove(
 def _trained(network: Network, case: Golden) -> Answer:
     probabilities = network.probabilities(case.scan)
     planes = inference.mask(probabilities, network.spec).planes
-    return Answer(probabilities, planes, None)
+    return Answer(probabilities, planes, {})
 
 
 def _in_fresh_process(folder: pathlib.Path, cases: Sequence[Golden]) -> list[Answer]:

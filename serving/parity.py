@@ -16,7 +16,7 @@ from data_pipeline import inference, tiles
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
-from serving import client
+from serving import client, encoded
 
 PROBABILITY_TOLERANCE = 1e-5
 LARGEST_BATCH = 8  # tiles in the batch that is compared with single requests
@@ -41,7 +41,7 @@ class Answer:
 
     probabilities: np.ndarray  # float32 (labels, *grid)
     planes: np.ndarray  # bool, likewise
-    planes_of_file: np.ndarray | None  # the same from image_bytes
+    planes_of_file: dict[str, np.ndarray]  # signature -> the same from image_bytes
 
 
 def answers(served: client.Served, golden: Sequence[Golden]) -> list[Answer]:
@@ -50,7 +50,10 @@ def answers(served: client.Served, golden: Sequence[Golden]) -> list[Answer]:
     for case in golden:
         probabilities = served.probabilities(case.scan)
         planes = inference.mask(probabilities, served.spec).planes
-        of_file = None if case.image_bytes is None else served.mask_of_file(case.image_bytes).planes
+        of_file = {}
+        if case.image_bytes is not None:
+            for signature in encoded.SIGNATURES:
+                of_file[signature] = served.mask_of_file(case.image_bytes, signature).planes
         found.append(Answer(probabilities, planes, of_file))
     return found
 
@@ -66,8 +69,8 @@ def compare(
     largest = 0.0
     for case, standard, answer in zip(golden, expected, found, strict=True):
         _check_planes(way, case, standard.planes, answer.planes)
-        if answer.planes_of_file is not None:
-            _check_planes(f"{way} (encoded)", case, standard.planes, answer.planes_of_file)
+        for signature, planes in answer.planes_of_file.items():
+            _check_planes(f"{way} ({signature})", case, standard.planes, planes)
         difference = np.abs(standard.probabilities - answer.probabilities).max()
         # Written so that NaN does not pass.
         if not difference <= PROBABILITY_TOLERANCE:

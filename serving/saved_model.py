@@ -14,7 +14,7 @@ from data_pipeline import spec
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from models.segmenter import Network
-from serving import client, connection, grpc_client, messages, signatures
+from serving import client, connection, encoded, grpc_client, messages, signatures
 from serving.connection import Access, Reply
 
 EXTRA = "assets.extra"  # TensorFlow Serving looks here for the warm-up file
@@ -40,12 +40,13 @@ def write(network: Network, folder: pathlib.Path, drawn: Mapping[str, np.ndarray
 def warm_up_inputs(spec: InputSpec, png: bytes | None) -> dict[str, np.ndarray]:
     """Returns an input for each signature that a model of this spec has."""
     voxels = np.zeros((1, *spec.shape, spec.channels), np.float32)
-    files = {} if png is None else {"encoded": np.array([png], object)}
+    files = {} if png is None else dict.fromkeys(encoded.SIGNATURES, np.array([png], object))
     return {"serving_default": voxels, "spec": np.array([b"spec"], object)} | files
 
 
 def _write_warm_up(path: pathlib.Path, drawn: Mapping[str, np.ndarray]) -> None:
-    names = {"serving_default": "voxels", "encoded": "image_bytes", "spec": "query"}
+    names = {"serving_default": "voxels", "spec": "query"}
+    names |= dict.fromkeys(encoded.SIGNATURES, "image_bytes")
     with tf.io.TFRecordWriter(str(path)) as file:
         for signature, array in drawn.items():
             log = messages.PredictionLog()

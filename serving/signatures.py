@@ -2,8 +2,9 @@
 
 `serving_default` takes voxels as stored or in HU and gives probabilities. `encoded` takes the
 bytes of PNG or JPEG files and gives masks on their own grids, by the whole-number arithmetic of
-data_pipeline.raster and data_pipeline.geometry, so that both ways end in the same bits. `spec`
-tells a client what the model takes.
+data_pipeline.raster and data_pipeline.geometry, so that both ways end in the same bits. `masks`
+is `encoded` without the probabilities, which are a megabyte of JSON. `spec` tells a client what
+the model takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ class Served(tf.Module):
         functions = {"serving_default": _graph(self._predict, _voxels(self._spec))}
         if takes_files(self._spec):
             functions["encoded"] = _graph(self._segment, _strings("image_bytes"))
+            functions["masks"] = _graph(self._masks, _strings("image_bytes"))
         return functions | {"spec": _graph(self._tell, _strings("query"))}
 
     def _predict(self, voxels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -94,6 +96,9 @@ class Served(tf.Module):
             fn_output_signature=tf.TensorSpec((), tf.string),
         )
         return {"probabilities": probabilities, "mask_bytes": files}
+
+    def _masks(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"mask_bytes": self._segment(image_bytes)["mask_bytes"]}
 
     def _framed(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.cast(decode(image_bytes), tf.float64)

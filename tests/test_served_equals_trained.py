@@ -134,10 +134,13 @@ def test_an_array_gives_the_evaluated_mask_in_three_lines(api, addresses, known,
     model.close()
 
 
+@pytest.mark.parametrize("signature", ["encoded", "masks"])
 @pytest.mark.parametrize("api", ["grpc", "rest"])
-def test_a_file_that_the_server_decodes_gives_the_evaluated_mask(api, addresses, known, evaluated):
+def test_a_file_that_the_server_decodes_gives_the_evaluated_mask(
+    api, signature, addresses, known, evaluated
+):
     model = client.connect(addresses[api], NAME, api=api)
-    mask = model.served.mask_of_file(known[2].image.read_bytes())
+    mask = model.served.mask_of_file(known[2].image.read_bytes(), signature)
     np.testing.assert_array_equal(mask.planes, evaluated[known[2].image.stem])
     model.close()
 

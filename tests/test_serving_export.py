@@ -152,7 +152,7 @@ def test_an_export_read_back_gives_the_masks_of_the_network(network, one_case, t
     parity.check_batches(served, one_case)
 
 
-def answer(probabilities, planes=None, of_file=None):
+def answer(probabilities, planes=None, **of_file):
     probabilities = np.asarray(probabilities, np.float32)
     planes = probabilities > 0.5 if planes is None else np.asarray(planes)
     return Answer(probabilities, planes, of_file)
@@ -174,7 +174,7 @@ def test_the_largest_difference_of_a_probability_is_told():
         (answer([[[0.9, 0.1]]], [[[True, True]]]), "mask of it differs in 1 of 2 pixels"),
         (answer([[[0.9]]]), r"mask of it has shape \(1, 1, 1\) instead of \(1, 1, 2\)"),
         (
-            answer([[[0.9, 0.1]]], of_file=np.array([[[False, False]]])),
+            answer([[[0.9, 0.1]]], encoded=np.array([[[False, False]]])),
             r"mask of it \(encoded\) differs in 1 of 2 pixels",
         ),
     ],
