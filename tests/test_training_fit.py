@@ -159,3 +159,8 @@ def test_two_devices_train_one_network_under_mirrored_strategy(phantoms, tmp_pat
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip().endswith("2 x CPU, MirroredStrategy")
     assert float(history(tmp_path / "two")[0]["loss"]) < 2
+
+
+def test_a_budget_that_ends_before_the_first_step_is_refused(make_plan):
+    with pytest.raises(InputError, match=r"--minutes 1e-06 passed while the data was read"):
+        train(make_plan("none", epochs=None, minutes=1e-6))

@@ -148,7 +148,12 @@ def _fit(
 ) -> keras.callbacks.History:
     directory, config, pace = plan.directory, plan.config, setup.pace
     if pace.progress() >= 1:
-        return keras.callbacks.History()
+        if state is None:
+            raise InputError(
+                f"--minutes {config.minutes:g} passed while the data was read and the network "
+                "built, before the first step; give it more"
+            )
+        return keras.callbacks.History()  # interrupted after its last step: only to be finished
     training = batches.training(
         setup.store,
         plan.spec,
