@@ -24,7 +24,10 @@ from serving.connection import Access, Connection
 
 T = TypeVar("T")
 
-APIS = {"grpc": grpc_client.GrpcConnection, "rest": rest_client.RestConnection}
+APIS: dict[str, Callable[[Access], Connection]] = {
+    "grpc": grpc_client.GrpcConnection,
+    "rest": rest_client.RestConnection,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,13 @@ def takes_files(spec: InputSpec) -> bool:
 
 
 def mask_from_png(png: bytes, labels: tuple[str, ...]) -> Mask:
-    """Returns the mask in a PNG: grey for one label, else a channel a label."""
+    """Returns the mask in a PNG: grey for one label, else a channel a label.
+
+    Raises:
+      ValueError: if it is no PNG.
+    """
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("the server's mask_bytes is no PNG")
     planes = image[None] if image.ndim == 2 else np.moveaxis(image[..., ::-1], -1, 0)
     return Mask(planes[: len(labels)] > 0, labels)

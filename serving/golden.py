@@ -71,7 +71,7 @@ def phantom_of(spec: InputSpec, seed: int) -> tuple[Scan, bytes | None]:
     if spec.modality == "CT" and spec.units == "HU":
         spacing_mm = (5.0, 0.9, 0.8)[-len(shape) :]
         return phantom.ct(seed, tuple(shape), spacing_mm)[0], None
-    drawn, _ = phantom.xray(seed, tuple(shape[-2:]))
+    drawn, _ = phantom.xray(seed, (shape[-2], shape[-1]))
     scan = Scan(drawn.voxels, spec.modality, spec.units, drawn.source)
     if not encoded.takes_files(spec):
         return scan, None

@@ -6,10 +6,10 @@ import numpy as np
 
 from serving import messages
 
-_BYTES = np.dtype(object)
+_BYTES: np.dtype[Any] = np.dtype(object)
 
 # tensorflow/core/framework/types.proto: number -> NumPy's type and the field of typed values.
-_TYPES = {
+_TYPES: dict[int, tuple[np.dtype[Any], str]] = {
     1: (np.dtype("<f4"), "float_val"),
     2: (np.dtype("<f8"), "double_val"),
     3: (np.dtype("<i4"), "int_val"),
