@@ -1,9 +1,13 @@
 """Streams batches of augmented tiles, in an order that the seed alone decides.
 
-Sample number g of a run is frame permutation(seed, g // n)[g % n], augmented with (seed, g).
+An epoch is a list of n frames, in which those of small data sets may stand several times. Sample
+number g of a run is frame permutation(seed, g // n)[g % n] of it, augmented with (seed, g).
 Nothing depends on what was drawn before, so a resumed run goes on with the very batch that the
 interrupted one would have seen next.
 """
+
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,11 +21,28 @@ NOT_ANNOTATED = -1.0
 FOREGROUND_SHARE = 1 / 3  # of tiles that are centred on foreground, as in nnU-Net
 
 
+def balanced(datasets: Sequence[str], most: int = 3) -> list[int]:
+    """Returns the frames of an epoch: all, those of small data sets up to `most` times.
+
+    Training on whatever there is most of learns that data set's patients: of the sample's X-rays
+    three in four are children's. Each data set is repeated towards the size of the largest.
+
+    Args:
+      datasets: the data set of each frame.
+      most: how often a frame may stand in an epoch.
+    """
+    counts = Counter(datasets)
+    largest = max(counts.values())
+    times = {name: min(most, largest // count) for name, count in counts.items()}
+    return [n for n, name in enumerate(datasets) for _ in range(times[name])]
+
+
 def training(
     store: frames.Store,
     spec: InputSpec,
     policy: augment.Policy,
     *,
+    epoch: Sequence[int],
     batch_size: int,
     seed: int,
     first_sample: int = 0,
@@ -32,6 +53,7 @@ def training(
       store: the frames to learn from.
       spec: gives the tile's shape.
       policy: how to augment.
+      epoch: the frames of an epoch, see `balanced`.
       batch_size: tiles a batch.
       seed: decides the order, the tiles' places and the augmentation.
       first_sample: where to go on after an interruption: batches seen times batch_size.
@@ -42,9 +64,9 @@ def training(
     """
 
     def sample(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        epoch, place = number // len(store), number % len(store)
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        index = tf.random.experimental.index_shuffle(place, key, len(store) - 1)
+        key = tf.stack([tf.constant(seed, tf.int64), number // len(epoch)])
+        place = tf.random.experimental.index_shuffle(number % len(epoch), key, len(epoch) - 1)
+        index = tf.gather(tf.constant(epoch, tf.int64), place)
         image, target, annotated = _fetch(store, spec, index, number, seed)
         image, target = augment.augment(
             image, target, tf.stack([tf.constant(seed, tf.int64), number]), policy

@@ -19,7 +19,13 @@ def store(tmp_path_factory):
 
 def stream(store, count, *, first_sample=0, seed=5, policy=augment.NONE, spec=SPEC):
     dataset = batches.training(
-        store, spec, policy, batch_size=2, seed=seed, first_sample=first_sample
+        store,
+        spec,
+        policy,
+        epoch=list(range(len(store))),
+        batch_size=2,
+        seed=seed,
+        first_sample=first_sample,
     )
     return [
         (np.asarray(images), np.asarray(targets))
@@ -79,3 +85,18 @@ def test_tiles_of_a_larger_frame_lie_inside_it_and_often_on_foreground(tmp_path)
     assert all(t.shape == (16, 16, 1) for t in tiles)
     # A third of the tiles is centred on lung, so more of a tile is lung than of a frame.
     assert covered > lung + 0.1
+
+
+def test_small_data_sets_are_repeated_towards_the_size_of_the_largest():
+    # a: 6 frames, b: 2 (three times as few), c: 1 (six times as few, but at most thrice), d: 4
+    datasets = ["a"] * 6 + ["b"] * 2 + ["c"] + ["d"] * 4
+    epoch = batches.balanced(datasets)
+    assert [epoch.count(frame) for frame in range(13)] == [1] * 6 + [3] * 2 + [3] + [1] * 4
+
+
+def test_an_epoch_shows_a_repeated_frame_as_often_as_it_is_listed(store):
+    dataset = batches.training(
+        store, SPEC, augment.NONE, epoch=[0, 4, 4, 4, 2, 2], batch_size=2, seed=1
+    )
+    shown = [which(store, image) for images, _ in dataset.take(3) for image in images]
+    assert sorted(shown) == [0, 2, 2, 4, 4, 4]

@@ -38,6 +38,7 @@ class _Setup:
 
     model: keras.Model
     store: frames.Store
+    epoch: list[int]  # the frames of one
     validation: frames.Store | None
     batch_size: int  # of all devices together
     pace: Pace
@@ -95,6 +96,8 @@ def _set_up(plan: Plan, console: rich_console.Console) -> _Setup:
     )
     if store is None:
         raise InputError("no case is left to train on; use more data or --use-all")
+    dataset_of = {case.id: case.dataset for case in plan.cases}
+    epoch = batches.balanced([dataset_of[entry.case_id] for entry in store.entries])
     keras.utils.set_random_seed(config.seed)
     strategy = device.strategy()
     with strategy.scope():
@@ -105,12 +108,12 @@ def _set_up(plan: Plan, console: rich_console.Console) -> _Setup:
     batch_size = config.batch_size * strategy.num_replicas_in_sync
     if config.minutes is None:
         epochs = config.epochs or DEFAULT_EPOCHS
-        started = Pace(epochs * _steps(store, batch_size), None)
-    return _Setup(model, store, validation, batch_size, started)
+        started = Pace(epochs * _steps(epoch, batch_size), None)
+    return _Setup(model, store, epoch, validation, batch_size, started)
 
 
-def _steps(store: frames.Store, batch_size: int) -> int:
-    return max(_LEAST_STEPS, math.ceil(len(store) / batch_size))
+def _steps(epoch: list[int], batch_size: int) -> int:
+    return max(_LEAST_STEPS, math.ceil(len(epoch) / batch_size))
 
 
 def _reading(
@@ -158,6 +161,7 @@ def _fit(
         setup.store,
         plan.spec,
         plan.policy,
+        epoch=setup.epoch,
         batch_size=setup.batch_size,
         seed=config.seed,
         first_sample=pace.step * setup.batch_size,
@@ -187,7 +191,7 @@ def _fit(
         return setup.model.fit(
             training,
             validation_data=validation,
-            steps_per_epoch=_steps(setup.store, setup.batch_size),
+            steps_per_epoch=_steps(setup.epoch, setup.batch_size),
             initial_epoch=state.epoch if state else 0,
             epochs=_FOREVER,
             callbacks=watchers,
