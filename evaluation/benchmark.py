@@ -11,6 +11,8 @@ the README shows in results/README.
 
 import argparse
 import dataclasses
+import datetime
+import importlib.metadata
 import json
 import pathlib
 import shutil
@@ -172,13 +174,20 @@ def table(settings: Settings, rows: Sequence[Sequence[str]]) -> str:
     budget = f"{settings.xr_epochs} epochs (X-ray) and {settings.ct_epochs} epochs a fold (CT)"
     return (
         tables.markdown(HEADER, rows)
-        + f"\nTrained for {budget} from seed {settings.seed} by `python -m evaluation.benchmark`. "
+        + f"\nTrained for {budget} from seed {settings.seed} by "
+        "`python -m evaluation.benchmark` on "
+        f"{datetime.date.today():%Y-%m-%d} with {_versions()}. "
         "Means over test cases that the model has not seen: X-ray by a split of patients, CT by "
         "five-fold cross-validation. Loss is cross-entropy in nats per pixel; the interval is a "
         "bootstrap of patients. The CT slices' patients are unknown, so each slice counts as one "
         "and slices of one patient may be in training and test: read those rows as optimistic. "
         "The published Dice is what projects of this kind report on data of their own.\n"
     )
+
+
+def _versions() -> str:
+    packages = ("tensorflow", "keras", "numpy")
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
 
 
 def put_into(readme: pathlib.Path, text: str) -> None:
