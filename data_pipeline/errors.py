@@ -2,10 +2,16 @@
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
 
 BAD_INPUT_EXIT_CODE = 2
+
+_FULL_OR_CLOSED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS,
+    errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 class InputError(ValueError):
@@ -24,9 +30,19 @@ def one_line_for_bad_input() -> Iterator[None]:
     except InputError as error:
         _leave(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        _leave(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        if error.errno in _FULL_OR_CLOSED:
+            _leave(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        _leave_if_full(error)
+        raise
+    except Exception as error:
+        _leave_if_full(error)
+        raise
+
+
+def _leave_if_full(error: Exception) -> None:
+    # HDF5 and TensorFlow tell it in words only, and with errors of their own.
+    if os.strerror(errno.ENOSPC) in str(error):
+        _leave(f"cannot write the output: {os.strerror(errno.ENOSPC)}")
 
 
 def _leave(message: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from data_pipeline import cases as case_files
-from data_pipeline import inference, intensity
+from data_pipeline import inference, intensity, read
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
@@ -26,7 +26,7 @@ from data_pipeline.spec import InputSpec
 FULL = 254
 NOT_ANNOTATED = 255
 
-_FORMAT = 1  # of the files; part of the cache's name
+_FORMAT = 2  # of the files; part of the cache's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,19 +94,27 @@ def open_store(
         unfinished.mkdir(parents=True)
         try:
             _write(progress(cases), spec, unfinished)
-            unfinished.rename(folder)
+            _settle(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         logging.getLogger(__name__).info("wrote %s", folder)
     return Store(folder)
 
 
+def _settle(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another run has written the same frames meanwhile
+            raise
+
+
 def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
     files = [
-        (str(path), stat.st_size, stat.st_mtime_ns)
+        (str(path), [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found])
         for case in cases
         for path in (case.image, *(case.mask_path(label) for label in spec.labels))
-        if path is not None and path.exists() and (stat := path.stat())
+        for found in (read.files(path) if path else [],)
     ]
     rescale = [
         (c.id, c.rescale_slope, c.rescale_intercept, c.lung_values, c.infection_values)

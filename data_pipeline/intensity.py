@@ -1,7 +1,7 @@
 """Intensity preprocessing, written once and in TensorFlow ops only.
 
-tf.data maps it in training, and serving.export puts it inside the SavedModel, so that a client
-sends voxels (HU, or values as stored) and never normalised numbers.
+data_pipeline.frames applies it for training, and serving.export puts it inside the SavedModel, so
+that a client sends voxels (HU, or values as stored) and never normalised numbers.
 """
 
 import tensorflow as tf

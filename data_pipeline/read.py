@@ -114,6 +114,14 @@ def split_series(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     return (path.with_name(name), number) if mark and not path.exists() else (path, "")
 
 
+def files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files that a scan or mask is read from; none if the path leads nowhere."""
+    whole, _ = split_series(path)
+    if whole.is_dir():
+        return sorted(file for file in whole.rglob("*") if file.is_file())
+    return [whole] if whole.exists() else []
+
+
 def _dicom_file(path: pathlib.Path, modality: str, rescale: tuple[float, float] | None) -> Stored:
     untrusted.file_bytes(path)
     file = dicom.member(path)

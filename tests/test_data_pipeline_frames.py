@@ -50,6 +50,32 @@ def test_another_spec_or_a_changed_mask_is_decoded_anew(chest_cases, tmp_path):
     assert len(list(cache.iterdir())) == 3
 
 
+def test_a_mask_moved_to_another_label_is_decoded_anew(chest_cases, tmp_path):
+    lung = dataclasses.replace(chest_cases[0], infection_mask=None)
+    infection = dataclasses.replace(lung, lung_mask=None, infection_mask=lung.lung_mask)
+    stores = [frames.open_store([case], SPEC, tmp_path / "cache") for case in (lung, infection)]
+    annotated = [store.target(0).max(axis=(0, 1)) != frames.NOT_ANNOTATED for store in stores]
+    assert [a.tolist() for a in annotated] == [[True, False], [False, True]]
+
+
+def test_two_series_of_a_folder_and_a_changed_slice_do_not_share_frames(tmp_path):
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "ct" / "1.dcm").write_bytes(b"one")
+    first, second = (cases.Case("a", "CT", tmp_path / f"ct#{number}") for number in (1, 2))
+    before = frames._fingerprint([first], SPEC)
+    assert before != frames._fingerprint([second], SPEC)
+    (tmp_path / "ct" / "1.dcm").write_bytes(b"another")
+    assert before != frames._fingerprint([first], SPEC)
+
+
+def test_frames_that_another_run_wrote_meanwhile_are_taken(tmp_path):
+    for name in ("unfinished", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.json").write_text(name)
+    frames._settle(tmp_path / "unfinished", tmp_path / "there")
+    assert (tmp_path / "there" / "index.json").read_text() == "there"
+
+
 def test_a_mask_of_another_size_is_named_and_leaves_no_half_written_store(chest_cases, tmp_path):
     raster.write(chest_cases[3].lung_mask, np.zeros((5, 5), np.uint8))
     with pytest.raises(InputError, match=r"case phantom-3: .*3\.png is \(5, 5\)"):

@@ -35,6 +35,9 @@ def test_flags_become_settings_of_their_type():
         (["--batch-size", "-1"], "--batch-size must be above 0; got -1"),
         (["--folds", "1"], "--folds needs at least 2"),
         (["--folds", "5", "--use-all"], "choose one"),
+        (["--seed", "-1"], "--seed must be from 0"),
+        (["--name", ".."], "--name is one folder's name"),
+        (["--name", "a/b"], "--name is one folder's name"),
         (["--resume"], "--resume needs the --name"),
     ],
 )

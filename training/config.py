@@ -61,6 +61,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {self.seed}")
+        if self.name == ".." or self.name != pathlib.PurePath(self.name).name:
+            raise InputError(f"--name is one folder's name, without a path; got {self.name}")
         if self.folds == 1 or self.folds < 0:
             raise InputError(f"--folds needs at least 2; got {self.folds}")
         if self.folds and self.use_all:
