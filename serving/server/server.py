@@ -45,6 +45,7 @@ _WAITING_PLACES = 64
 _MOST_BATCHING_THREADS = 256
 # The text, the numbers, the tensor and the reply's text, beside a body of JSON.
 _JSON_GROWTH = 6
+_TIDY_S = 10.0
 # How long a connection may be silent before the server asks whether the client still lives.
 _KEEPALIVE_MS = 120_000
 
@@ -150,6 +151,8 @@ class _Server:
         await self._open_grpc(answers, running)
         if self._flags.rest_api_port:
             await self._open_rest(answers, running)
+        tidying = asyncio.ensure_future(_give_memory_back())
+        running.callback(tidying.cancel)
         seconds = self._flags.model_config_file_poll_wait_seconds
         if self._flags.model_config_file and seconds > 0:
             polling = asyncio.ensure_future(self._poll_config(seconds))
@@ -218,6 +221,13 @@ class _Server:
                 await asyncio.to_thread(self._core.reload, config)
             except (InputError, status.ServingError) as error:
                 logger.error("the model config file was not taken over: %s", error)
+
+
+async def _give_memory_back() -> None:
+    """Now and then returns what a burst or a very large request left behind."""
+    while True:
+        await asyncio.sleep(_TIDY_S)
+        await asyncio.to_thread(memory.give_back)
 
 
 def _pool(threads: int, name: str) -> concurrent.futures.ThreadPoolExecutor:
