@@ -171,18 +171,25 @@ HEADER = ("Task", "Model", "Accuracy", "Loss", "Dice (95 % interval)", "Cases", 
 
 def table(settings: Settings, rows: Sequence[Sequence[str]]) -> str:
     """Returns the table in Markdown with what a reader must know beneath."""
-    budget = f"{settings.xr_epochs} epochs (X-ray) and {settings.ct_epochs} epochs a fold (CT)"
-    return (
-        tables.markdown(HEADER, rows)
-        + f"\nTrained for {budget} from seed {settings.seed} by "
-        "`python -m evaluation.benchmark` on "
+    budgets = {
+        "xr-lung": f"{settings.xr_epochs} epochs (X-ray)",
+        "ct-infection": f"{settings.ct_epochs} epochs a fold (CT)",
+    }
+    text = (
+        f"\nTrained for {' and '.join(budgets[task] for task in settings.tasks)} from seed "
+        f"{settings.seed} by `python -m evaluation.benchmark` on "
         f"{datetime.date.today():%Y-%m-%d} with {_versions()}. "
-        "Means over test cases that the model has not seen: X-ray by a split of patients, CT by "
-        "five-fold cross-validation. Loss is cross-entropy in nats per pixel; the interval is a "
-        "bootstrap of patients. The CT slices' patients are unknown, so each slice counts as one "
-        "and slices of one patient may be in training and test: read those rows as optimistic. "
-        "The published Dice is what projects of this kind report on data of their own.\n"
+        "Means over test cases that the model has not seen; splits are by patient. Loss is "
+        "cross-entropy in nats per pixel; the interval is a bootstrap of patients. The published "
+        "Dice is what projects of this kind report on data of their own.\n"
     )
+    if "ct-infection" in settings.tasks:
+        text += (
+            "CT is cross-validated five-fold. Its slices' patients are unknown, so each slice "
+            "counts as one and slices of one patient may be in training and test: read those "
+            "rows as optimistic.\n"
+        )
+    return tables.markdown(HEADER, rows) + text
 
 
 def _versions() -> str:
