@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow.experimental.numpy as tnp
 
 from data_pipeline import geometry
 from data_pipeline.spec import InputSpec
@@ -45,9 +47,6 @@ def test_an_axis_of_the_same_length_stays_as_it_is():
     ("size_in", "size_out"), [(1, 5), (2, 1), (97, 64), (64, 97), (1024, 256), (333, 256)]
 )
 def test_tensorflow_in_a_graph_gives_the_bits_that_numpy_gives(size_in, size_out):
-    tf = pytest.importorskip("tensorflow")
-    tnp = pytest.importorskip("tensorflow.experimental.numpy")
-
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.float64)] * 2)
     def in_graph(pixels_in, pixels_out):
         return geometry.axis_weights(pixels_in, pixels_out, tnp)
