@@ -1,5 +1,7 @@
 import csv
+import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,7 @@ from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
 from models import segmenter, unet, zoo
 from training import backup, config, fit, plan
-from training.callbacks import Schedule
+from training.callbacks import Interrupt, Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +108,34 @@ def test_an_earlier_run_is_not_lost_unless_told_so(make_plan):
     with pytest.raises(InputError, match=r"kept holds an earlier run; .*--overwrite"):
         train(make_plan("kept"))
     assert fit.is_finished(directory)
-    train(make_plan("kept", overwrite=True))
+    fit.clear(directory)
+    assert not directory.exists()
+
+
+def test_only_a_run_is_deleted(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="is no run, so --overwrite does not delete it"):
+        fit.clear(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_an_interrupted_cross_validation_goes_on_with_folds_not_begun(phantoms, tmp_path):
+    settings = config.TrainConfig(
+        data=phantoms, runs=tmp_path / "runs", cache=tmp_path / "cache", name="cv", folds=2,
+        size=32, batch_size=4, precision="float32", epochs=1,
+    )  # fmt: skip
+    train(plan.make(settings)[0])
+    second = plan.make(dataclasses.replace(settings, resume=True))[1]
+    assert fit.is_finished(train(second))
+
+
+def test_ctrl_c_waits_until_the_step_is_counted():
+    interrupt = Interrupt()
+    with interrupt.after_step():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.on_train_batch_end(0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_run_is_resumed_with_its_own_settings_only(make_plan):
@@ -134,8 +163,9 @@ def test_a_half_written_backup_is_not_taken_for_one(tmp_path):
     assert backup.restore(tmp_path / "nowhere", network) is None
 
 
-def test_two_devices_train_one_network_under_mirrored_strategy(phantoms, tmp_path):
+def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(phantoms, tmp_path):
     script = f"""
+        import dataclasses
         import pathlib
         import tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -143,14 +173,24 @@ def test_two_devices_train_one_network_under_mirrored_strategy(phantoms, tmp_pat
         tf.config.set_logical_device_configuration(cpu, two)
         from rich import console
         from models import unet, zoo
-        from training import config, device, fit, plan
+        from training import callbacks, config, device, fit, plan
         fit._LEAST_STEPS = 6
         zoo.NETWORKS["unet"] = lambda spec: unet.build(spec, (4, 6))
         (planned,) = plan.make(config.TrainConfig(
             data=pathlib.Path({str(phantoms)!r}), runs=pathlib.Path({str(tmp_path)!r}), name="two",
             cache=pathlib.Path({str(tmp_path / "cache")!r}), size=32, batch_size=2, epochs=1,
             precision="float32"))
-        fit.train(planned, console.Console(quiet=True))
+        step = callbacks.Schedule.on_train_batch_end
+        def interrupt(self, batch, logs=None):
+            step(self, batch, logs)
+            raise KeyboardInterrupt
+        callbacks.Schedule.on_train_batch_end = interrupt
+        try:
+            fit.train(planned, console.Console(quiet=True))
+        except fit.Interrupted:
+            callbacks.Schedule.on_train_batch_end = step
+        again = dataclasses.replace(planned.config, resume=True)
+        fit.train(dataclasses.replace(planned, config=again), console.Console(quiet=True))
         print(device.describe(device.strategy()))
     """
     done = subprocess.run(

@@ -27,14 +27,15 @@ def save(folder: pathlib.Path, model: keras.Model, state: State) -> None:
     Each is a folder of its own named by its step, renamed into place when complete, so that a
     kill at any moment leaves the newest complete one.
     """
+    place = folder / f"step-{state.step:09d}"
+    if place.exists():
+        return  # the same step has the same weights; replacing it would leave a moment without
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".unfinished-{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     model.save_weights(unfinished / _WEIGHTS)
     (unfinished / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
-    place = folder / f"step-{state.step:09d}"
-    shutil.rmtree(place, ignore_errors=True)
     unfinished.rename(place)
     for other in folder.iterdir():
         if other != place:

@@ -1,7 +1,12 @@
 """What happens between the steps of a training: schedule, backup, progress bar, overlays."""
 
+import contextlib
+import math
 import pathlib
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from types import FrameType
 
 import cv2
 import keras
@@ -37,6 +42,36 @@ class Schedule(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class Interrupt(keras.callbacks.Callback):
+    """Lets Ctrl-C wait for the end of a step, so that weights and counted steps agree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = False
+
+    @contextlib.contextmanager
+    def after_step(self) -> Iterator[None]:
+        """Holds Ctrl-C back until the step's end; a second one is obeyed at once."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield  # no signal comes here, or somebody else sees to it
+            return
+        before = signal.signal(signal.SIGINT, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Ends the training if asked to."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+
 class Best(keras.callbacks.Callback):
     """Keeps the weights of the epoch with the highest validation Dice in a file."""
 
@@ -68,9 +103,10 @@ class Backup(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Saves."""
+        """Saves, unless the loss is NaN, from where no training goes on."""
         self._epoch = epoch + 1
-        self.now()
+        if math.isfinite((logs or {}).get("loss", 0.0)):
+            self.now()
 
     def now(self) -> None:
         """Saves the state as it is, in the middle of an epoch too."""
@@ -106,6 +142,10 @@ class Progress(keras.callbacks.Callback):
         """Leaves the finished bar behind."""
         self._bar.stop()
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Shows the epoch, which is not the first one after an interruption."""
+        self._bar.update(self._task, epoch=epoch + 1)
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Moves the bar."""
         numbers = "  ".join(
@@ -125,7 +165,6 @@ class Progress(keras.callbacks.Callback):
         logs = logs or {}
         if "val_dice" in logs:
             self._validation = f"  validation Dice {logs['val_dice']:.3f}"
-        self._bar.update(self._task, epoch=epoch + 2)
         reached = int(self._pace.progress() * _LINES_WITHOUT_TERMINAL)
         if not self._console.is_terminal and reached > self._told:
             self._told = reached

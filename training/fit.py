@@ -36,6 +36,7 @@ class Interrupted(Exception):
 class _Setup:
     """What is made once for a training, before its first step."""
 
+    strategy: tf.distribute.Strategy
     model: keras.Model
     store: frames.Store
     epoch: list[int]  # the frames of one
@@ -53,7 +54,8 @@ def train(plan: Plan, console: rich_console.Console) -> None:
     """
     _claim(plan)
     setup = _set_up(plan, console)
-    state = backup.restore(plan.directory / "backup", setup.model)
+    with setup.strategy.scope():  # the optimizer's variables are made here, one a device
+        state = backup.restore(plan.directory / "backup", setup.model)
     if state:
         setup.pace.go_on_from(state.step, state.elapsed_s)
     history = _fit(plan, setup, state, console)
@@ -68,8 +70,6 @@ def train(plan: Plan, console: rich_console.Console) -> None:
 def _claim(plan: Plan) -> None:
     """Takes the run directory, or refuses to lose what lies there."""
     config, directory = plan.config, plan.directory
-    if config.overwrite:
-        shutil.rmtree(directory, ignore_errors=True)
     if directory.exists() and any(directory.iterdir()):
         if not config.resume:
             raise InputError(
@@ -77,12 +77,30 @@ def _claim(plan: Plan) -> None:
                 "--resume, or delete it by --overwrite"
             )
         record.check_same(plan)
-    elif config.resume:
+    elif config.resume and not _follows_a_fold(plan):
         raise InputError(f"{directory} holds no run to resume")
     directory.mkdir(parents=True, exist_ok=True)
     plan.spec.save(directory / "spec.json")
     split.save(directory / "splits.csv", plan.cases, plan.splits)
     record.start(plan)
+
+
+def _follows_a_fold(plan: Plan) -> bool:
+    """Whether an interrupted cross-validation has come as far as this fold."""
+    return bool(plan.config.folds) and any(plan.directory.parent.glob("fold*/config.json"))
+
+
+def clear(directory: pathlib.Path) -> None:
+    """Deletes an earlier run with all its folds.
+
+    Raises:
+      InputError: if the directory holds something else.
+    """
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    if not any(any(directory.glob(name)) for name in ("spec.json", "fold*/spec.json")):
+        raise InputError(f"{directory} is no run, so --overwrite does not delete it")
+    shutil.rmtree(directory)
 
 
 def _set_up(plan: Plan, console: rich_console.Console) -> _Setup:
@@ -109,7 +127,7 @@ def _set_up(plan: Plan, console: rich_console.Console) -> _Setup:
     if config.minutes is None:
         epochs = config.epochs or DEFAULT_EPOCHS
         started = Pace(epochs * _steps(epoch, batch_size), None)
-    return _Setup(model, store, epoch, validation, batch_size, started)
+    return _Setup(strategy, model, store, epoch, validation, batch_size, started)
 
 
 def _steps(epoch: list[int], batch_size: int) -> int:
@@ -171,8 +189,10 @@ def _fit(
     )
     best = callbacks.Best(directory / "best.weights.h5", state.best if state else None)
     saver = callbacks.Backup(directory / "backup", pace, best)
+    interrupt = callbacks.Interrupt()
     watchers: list[keras.callbacks.Callback] = [
         callbacks.Schedule(pace, config.learning_rate),
+        interrupt,  # after Schedule, which counts the step
         keras.callbacks.TerminateOnNaN(),
         best,
         saver,
@@ -211,8 +231,8 @@ def _finish(plan: Plan, setup: _Setup) -> None:
     if best.exists():
         setup.model.load_weights(best)
     network = _float32(plan.config.model, plan.spec, setup.model)
-    segmenter.save(plan.directory, network)
     record.finish(plan, network, setup.pace)
+    segmenter.save(plan.directory, network)  # last: with it the run counts as finished
     best.unlink(missing_ok=True)
     shutil.rmtree(plan.directory / "backup", ignore_errors=True)
 

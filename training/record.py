@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from data_pipeline import read
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from training import device
@@ -83,15 +84,10 @@ def data_hash(cases: tuple[Case, ...]) -> str:
     for case in sorted(cases, key=lambda c: c.id):
         digest.update(case.id.encode())
         for path in (case.image, case.lung_mask, case.infection_mask):
-            for file in _files(path):
+            digest.update(b"|")  # a mask moved to another label's column is other data
+            for file in read.files(path) if path else []:
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _files(path: pathlib.Path | None) -> list[pathlib.Path]:
-    if path is None or not path.exists():
-        return []
-    return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

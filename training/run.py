@@ -4,6 +4,7 @@ On the shipped sample and 2 CPU cores this takes about 6 minutes and reaches a D
 0.95 on X-ray lungs of patients it has not seen.
 """
 
+import shlex
 import sys
 from collections import Counter
 
@@ -28,11 +29,15 @@ def main(argv: list[str] | None = None) -> None:
                 f"{config.model} has nothing to train; score it beside a trained run with "
                 f"`python -m evaluation.run RUN {config.model} --out DIR`"
             )
-        _train(plan.make(config), rich_console.Console(highlight=False, soft_wrap=True))
+        words = sys.argv[1:] if argv is None else argv
+        _train(plan.make(config), words, rich_console.Console(highlight=False, soft_wrap=True))
 
 
-def _train(plans: list[Plan], console: rich_console.Console) -> None:
+def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -> None:
     config = plans[0].config
+    directory = plans[0].directory.parent if config.folds else plans[0].directory
+    if config.overwrite:
+        fit.clear(directory)
     for number, one in enumerate(plans):
         if config.resume and fit.is_finished(one.directory):
             continue
@@ -41,17 +46,18 @@ def _train(plans: list[Plan], console: rich_console.Console) -> None:
         _introduce(one, console)
         try:
             fit.train(one, console)
-        except fit.Interrupted:
-            again = " ".join(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite"))
-            name = "" if config.name else f" --name {one.directory.name}"
-            console.print(f"saved. Go on with: python -m training.run {again}{name} --resume")
+        except (fit.Interrupted, KeyboardInterrupt):  # in training, or before and after it
+            again = shlex.join(w for w in words if w not in ("--resume", "--overwrite"))
+            name = "" if config.name else f" --name {directory.name}"
+            console.print(f"interrupted. Go on with: python -m training.run {again}{name} --resume")
             sys.exit(_INTERRUPTED_EXIT_CODE)
-    directory = plans[0].directory.parent if config.folds else plans[0].directory
     if config.folds:
         record.start_folds(plans)
     console.print(f"\nrun: {directory}")
+    elsewhere = " --data OTHER_MANIFEST --split all" if config.use_all else ""
     console.print(
-        f"next: python -m evaluation.run {directory} threshold --out results/{directory.name}"
+        f"next: python -m evaluation.run {directory} threshold{elsewhere} "
+        f"--out results/{directory.name}"
     )
 
 
