@@ -12,13 +12,16 @@ from models import layers
 WIDTHS = (16, 32, 64, 128, 192)
 
 
-def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = 8) -> keras.Model:
+def build(
+    spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = 8, *, name: str = "unet"
+) -> keras.Model:
     """Returns a network from (n, *shape, channels) in [0, 1] to (n, *shape, labels) in [0, 1].
 
     Args:
       spec: gives shape, channels and labels; sides must be multiples of 2 ** len(widths).
       widths: channels at each level, the finest first, at half the tile's resolution.
       stem: channels at full resolution.
+      name: of the model, as models.zoo lists it.
 
     Raises:
       InputError: if the tile does not fit.
@@ -37,4 +40,4 @@ def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = 8) -> k
         x = keras.layers.concatenate([layers.upsample(x), skip])
         x = layers.double_conv(x, width)
     x = keras.layers.concatenate([layers.upsample(layers.conv(x, stem)), inputs])
-    return keras.Model(inputs, layers.head(layers.conv(x, stem), spec.labels), name="unet")
+    return keras.Model(inputs, layers.head(layers.conv(x, stem), spec.labels), name=name)

@@ -5,12 +5,12 @@ import pytest
 from data_pipeline import phantom
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
-from models import cnn, segmenter, unet, zoo
+from models import cnn, light, segmenter, unet, zoo
 
 TINY = (4, 6)
 
 
-@pytest.mark.parametrize("build", [unet.build, cnn.build])
+@pytest.mark.parametrize("build", [unet.build, light.build, cnn.build])
 @pytest.mark.parametrize("shape", [(16, 8), (8, 16, 8)], ids=["slice", "volume"])
 def test_a_network_gives_one_probability_a_label_and_pixel(build, shape):
     spec = InputSpec("CT", ("lung", "infection"), shape, window=(0.0, 1.0))
@@ -39,6 +39,16 @@ def test_the_cnn_has_no_skip_connections_and_the_unet_has():
         {type(layer) for layer in build(spec, TINY).layers} for build in (cnn.build, unet.build)
     ]
     assert [keras.layers.Concatenate in kind for kind in kinds] == [False, True]
+
+
+def test_the_light_network_stays_below_a_hundred_thousand_parameters():
+    for labels in (("lung",), ("lung", "infection")):
+        assert light.build(InputSpec("XR", labels, (256, 256))).count_params() < 100_000
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_a_network_bears_the_name_under_which_the_zoo_lists_it(name):
+    assert zoo.NETWORKS[name](InputSpec("XR", ("lung",), (64, 64))).name == name
 
 
 def test_a_saved_network_is_loaded_with_the_same_answer(tmp_path):
