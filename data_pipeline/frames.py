@@ -121,7 +121,10 @@ def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
         for c in cases
     ]
     # Of the spec, what inference adds after the network does not change a frame.
-    shown = dataclasses.astuple(dataclasses.replace(spec, flips=(), conventions=()))
+    plain = dataclasses.replace(
+        spec, flips=(), scales=(), temperatures=(), cleaning=(), conventions=()
+    )
+    shown = dataclasses.astuple(plain)
     described = repr((_FORMAT, shown, files, rescale))
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 

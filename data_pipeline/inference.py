@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from data_pipeline import geometry, tiles
+from data_pipeline import cleaning, geometry, tiles
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Mask, Scan
 from data_pipeline.spec import InputSpec
@@ -100,5 +100,8 @@ def _stitched(
 
 
 def mask(values: np.ndarray, spec: InputSpec) -> Mask:
-    """Returns the mask of probabilities (labels, *grid): where they are above one half."""
-    return Mask(values > THRESHOLD, spec.labels)
+    """Returns the mask of probabilities (labels, *grid): where they are above one half.
+
+    What the spec says of cleaning is done to it.
+    """
+    return Mask(cleaning.clean(values > THRESHOLD, spec), spec.labels)

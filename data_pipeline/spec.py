@@ -8,6 +8,19 @@ from typing import Any
 from data_pipeline.errors import InputError
 from data_pipeline.scan import MODALITIES, UNITS
 
+# Test-time augmentation: beyond these a network sees what it was never trained on.
+SMALLEST_SCALE, LARGEST_SCALE = 0.5, 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """What is done to one label's mask; see data_pipeline.cleaning."""
+
+    inside: str = ""  # nothing outside this label's mask; "": anywhere
+    fill_holes: bool = False
+    smallest: float = 0.0  # components of fewer pixels go, as a share of one slice's pixels
+    largest: int = 0  # so many largest components stay; 0: all
+
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
@@ -30,6 +43,9 @@ class InputSpec:
     denoise: str = "none"  # "none", "median" (3 x 3) or "gaussian" (sigma 1 pixel)
     clahe: bool = False  # contrast-limited adaptive histogram equalisation, after the window
     flips: tuple[tuple[int, ...], ...] = ()  # axes mirrored for further answers, averaged in
+    scales: tuple[float, ...] = ()  # sizes of the tile shown for further answers, averaged in
+    temperatures: tuple[tuple[float, ...], ...] = ()  # a network and label; (): none fitted
+    cleaning: tuple[Cleaning, ...] = ()  # of each label's mask; (): none
     conventions: tuple[str, ...] = ()  # what each label covers, in words
 
     def __post_init__(self) -> None:
@@ -45,6 +61,26 @@ class InputSpec:
                 "percentiles are taken over a whole image, so an image cut into tiles needs "
                 "a fixed window (low, high)"
             )
+        self._check_answers()
+
+    def _check_answers(self) -> None:
+        """Raises InputError on what cannot be done to a network's answer."""
+        if not all(SMALLEST_SCALE <= scale <= LARGEST_SCALE for scale in self.scales):
+            raise InputError(
+                f"a scale is from {SMALLEST_SCALE} to {LARGEST_SCALE}; got {self.scales}"
+            )
+        for row in self.temperatures:
+            if len(row) != len(self.labels) or not all(value > 0 for value in row):
+                raise InputError(
+                    f"a network has one temperature above 0 for each of {self.labels}; got {row}"
+                )
+        if self.cleaning and len(self.cleaning) != len(self.labels):
+            raise InputError(
+                f"cleaning is one rule for each of {self.labels}; got {len(self.cleaning)}"
+            )
+        for rule in self.cleaning:
+            if rule.inside and rule.inside not in self.labels:
+                raise InputError(f"nothing can lie inside {rule.inside}: it is not outlined")
 
     @property
     def channels(self) -> int:
@@ -79,8 +115,9 @@ def parse(text: str | bytes, source: str) -> InputSpec:
       InputError: if it is not a spec.
     """
     try:
-        fields = json.loads(text)
-        return InputSpec(**{name: _tuples(value) for name, value in fields.items()})
+        fields = {name: _tuples(value) for name, value in json.loads(text).items()}
+        rules = tuple(Cleaning(**rule) for rule in fields.pop("cleaning", ()))
+        return InputSpec(**fields, cleaning=rules)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{source} is not a spec of this version: {error}") from error
 

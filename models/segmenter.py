@@ -9,12 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipeline import inference, intensity
-from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
-
-WEIGHTS = "network.keras"  # in a run directory, beside spec.json
+from models import answers, members
+from models.members import WEIGHTS
 
 
 class Segmenter(Protocol):
@@ -33,13 +32,18 @@ class Segmenter(Protocol):
 
 
 class Network:
-    """A trained network with its spec, in float32 whatever precision it was trained in."""
+    """Trained networks with their spec, in float32 whatever precision they were trained in.
 
-    def __init__(self, network: keras.Model, spec: InputSpec) -> None:
-        """Takes a network from [0, 1] to probabilities, as models.zoo builds them."""
+    One network, or the members of an ensemble, whose answer is their mean.
+    """
+
+    def __init__(self, network: keras.Model, spec: InputSpec, *others: keras.Model) -> None:
+        """Takes networks from [0, 1] to probabilities, as models.zoo builds them."""
         self.name = network.name
         self.spec = spec
         self.network = network
+        self._networks = (network, *others)
+        self._answer = answers.Answer(self._networks, spec)
         self._predict = tf.function(
             self.graph,
             input_signature=[tf.TensorSpec((None, *spec.shape, spec.channels), tf.float32)],
@@ -47,13 +51,12 @@ class Network:
 
     def graph(self, voxels: tf.Tensor) -> tf.Tensor:
         """Raw voxels in spec.units to probabilities, in TensorFlow ops; what an export holds."""
-        images = intensity.normalise(voxels, self.spec)
-        answer = self.network(images, training=False)
-        for flip in self.spec.flips:
-            axes = [1 + axis for axis in flip]
-            mirrored = self.network(tf.reverse(images, axes), training=False)
-            answer += tf.reverse(mirrored, axes)
-        return answer / (1.0 + len(self.spec.flips))
+        return self._answer(intensity.normalise(voxels, self.spec))
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What `graph` reads."""
+        return [variable.value for network in self._networks for variable in network.variables]
 
     def predict(self, voxels: np.ndarray) -> np.ndarray:
         """Returns probabilities (n, *shape, labels) of tiles (n, *shape, channels) of voxels."""
@@ -71,17 +74,24 @@ def save(directory: pathlib.Path, network: keras.Model) -> None:
     unfinished.replace(directory / WEIGHTS)
 
 
-def load(directory: pathlib.Path) -> Network:
-    """Returns the trained network of a run directory.
+def load(*runs: pathlib.Path, tta: str | None = None) -> Network:
+    """Returns the trained network of a run directory, or the mean of several.
+
+    Args:
+      runs: run directories; of a cross-validation, every fold is a member.
+      tta: test-time augmentation other than the runs' own, one of tta.CHOICES.
 
     Raises:
-      InputError: if the directory is no finished run.
+      InputError: if a directory is no finished run, or the runs do not fit together.
     """
-    spec = specs.load(directory / "spec.json")
+    directories = members.directories(runs)
+    spec = members.common_spec(directories, tta)
+    return Network(_network(directories[0]), spec, *map(_network, directories[1:]))
+
+
+def _network(directory: pathlib.Path) -> keras.Model:
     path = directory / WEIGHTS
-    if not path.exists():
-        raise InputError(f"{directory} holds no {WEIGHTS}: the training is not finished")
     try:
-        return Network(keras.saving.load_model(path, compile=False), spec)
+        return keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be loaded: {error}") from error

@@ -12,13 +12,18 @@ LARGEST_PNG_CHANNELS = 3  # a fourth one would be transparency
 
 
 def takes_files(spec: InputSpec) -> bool:
-    """Whether a PNG or JPEG file alone says all that the model needs: stored values, one tile."""
+    """Whether a graph can go from a PNG or JPEG file to its mask.
+
+    It can where the file says all that the model needs (stored values, one tile) and the mask
+    is not cleaned, which needs components.
+    """
     return (
         spec.units == "stored"
         and len(spec.shape) == 2
         and spec.neighbours == 0
         and spec.spacing_mm is None
         and spec.frame in (None, spec.shape)
+        and not spec.cleaning
         and len(spec.labels) <= LARGEST_PNG_CHANNELS
     )
 

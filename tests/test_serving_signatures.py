@@ -180,6 +180,7 @@ def test_the_spec_signature_answers_once_a_row(served):
         {"neighbours": 1},
         {"spacing_mm": (1.0, 1.0), "window": (0.0, 255.0)},
         {"frame": (128, 128), "window": (0.0, 255.0)},
+        {"cleaning": (spec.Cleaning(largest=2),)},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -15,7 +15,7 @@ from data_pipeline import batches, frames, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
-from models import segmenter, zoo
+from models import members, segmenter, zoo
 from training import backup, callbacks, device, losses, metrics, record
 from training.config import DEFAULT_EPOCHS
 from training.pace import Pace
@@ -245,4 +245,4 @@ def _float32(name: str, spec: InputSpec, trained: keras.Model) -> keras.Model:
 
 def is_finished(directory: pathlib.Path) -> bool:
     """Returns whether a run directory holds a finished training."""
-    return (directory / segmenter.WEIGHTS).exists()
+    return (directory / members.WEIGHTS).exists()
