@@ -5,7 +5,9 @@ which is everything that could differ, is this one function: the mask that is se
 mask that was evaluated.
 """
 
-from collections.abc import Callable, Iterator
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -16,6 +18,10 @@ from data_pipeline.spec import InputSpec
 
 # (n, *spec.shape, spec.channels) float32 in spec.units -> (n, *spec.shape, labels) in [0, 1]
 Predict = Callable[[np.ndarray], np.ndarray]
+
+# Applies a model to one batch after the other, as `map` does. It may take batches ahead of the
+# answers, to have several on their way at once; answers come in the order of batches.
+Each = Callable[[Predict, Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above this
 
@@ -61,7 +67,13 @@ def frames(scan: Scan, spec: InputSpec) -> Iterator[tuple[geometry.Placement, np
 
 
 def probabilities(
-    scan: Scan, spec: InputSpec, predict: Predict, *, batch_size: int = 1, overlap: float = 0.5
+    scan: Scan,
+    spec: InputSpec,
+    predict: Predict,
+    *,
+    batch_size: int = 1,
+    overlap: float = 0.5,
+    each: Each = map,
 ) -> np.ndarray:
     """Returns the probability of each label at each voxel: float32 (labels, *scan.shape).
 
@@ -72,31 +84,61 @@ def probabilities(
       batch_size: tiles a call. One, for the same arithmetic wherever the model runs: kernels
         for larger batches may round differently.
       overlap: share of a tile's side that it has in common with the next one.
+      each: how the model is applied to batches; the result is the same however it is.
 
     Raises:
       InputError: if the scan is not what the model was made for.
     """
     check_suits(scan, spec)
-    slices = [
-        placement.backward(_stitched(frame, spec, predict, batch_size, overlap))
-        for placement, frame in frames(scan, spec)
-    ]
+    on_their_way: collections.deque[_Part] = collections.deque()
+
+    def batches() -> Iterator[np.ndarray]:
+        for part, batch in _batches(scan, spec, batch_size, overlap):
+            on_their_way.append(part)
+            yield batch
+
+    answers = ((on_their_way.popleft(), answer) for answer in each(predict, batches()))
+    slices = [placement.backward(frame) for placement, frame in _stitched(answers, spec)]
     return slices[0] if len(spec.shape) == len(scan.shape) else np.stack(slices, axis=1)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Where a batch of tiles belongs."""
+
+    placement: geometry.Placement
+    frame: tuple[int, ...]  # shape of the frame that they are cut from
+    corners: list[tuple[int, ...]]
+    is_last: bool  # of its frame
+
+
+def _batches(
+    scan: Scan, spec: InputSpec, batch_size: int, overlap: float
+) -> Iterator[tuple[_Part, np.ndarray]]:
+    for placement, frame in frames(scan, spec):
+        shape = frame.shape[:-1]
+        corners = tiles.origins(shape, spec.shape, overlap)
+        for start in range(0, len(corners), batch_size):
+            end = start + batch_size
+            part = _Part(placement, shape, corners[start:end], end >= len(corners))
+            yield part, np.stack([tiles.cut(frame, c, spec.shape) for c in part.corners])
+
+
 def _stitched(
-    frame: np.ndarray, spec: InputSpec, predict: Predict, batch_size: int, overlap: float
-) -> np.ndarray:
-    if frame.shape[:-1] == spec.shape:
-        return predict(frame[None])[0]
-    stitcher = tiles.Stitcher(frame.shape[:-1], spec.shape, len(spec.labels))
-    corners = tiles.origins(frame.shape[:-1], spec.shape, overlap)
-    for start in range(0, len(corners), batch_size):
-        group = corners[start : start + batch_size]
-        batch = np.stack([tiles.cut(frame, corner, spec.shape) for corner in group])
-        for corner, values in zip(group, predict(batch), strict=True):
+    answers: Iterable[tuple[_Part, np.ndarray]], spec: InputSpec
+) -> Iterator[tuple[geometry.Placement, np.ndarray]]:
+    """Yields the probabilities of each frame, (*frame, labels), once its last tile is there."""
+    stitcher = None
+    for part, answer in answers:
+        if part.frame == spec.shape:
+            yield part.placement, answer[0]
+            continue
+        stitcher = stitcher or tiles.Stitcher(part.frame, spec.shape, len(spec.labels))
+        for corner, values in zip(part.corners, answer, strict=True):
             stitcher.add(corner, np.rint(values * geometry.PROBABILITY_ONE))
-    return stitcher.result() / geometry.PROBABILITY_ONE
+        if part.is_last:
+            yield part.placement, stitcher.result() / geometry.PROBABILITY_ONE
+            stitcher = None
 
 
 def mask(values: np.ndarray, spec: InputSpec) -> Mask:

@@ -11,6 +11,7 @@ what evaluation uses too.
 
 import dataclasses
 from collections.abc import Callable
+from concurrent import futures
 from typing import TypeVar
 
 import numpy as np
@@ -19,10 +20,12 @@ from data_pipeline import inference, spec
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Mask, Scan
 from data_pipeline.spec import InputSpec
-from serving import connection, encoded, grpc_client, rest_client
+from serving import connection, encoded, grpc_client, in_flight, rest_client
 from serving.connection import Access, Connection
 
 T = TypeVar("T")
+
+PARALLEL = 4  # requests on their way at once; a server with more cores takes more
 
 APIS: dict[str, Callable[[Access], Connection]] = {
     "grpc": grpc_client.GrpcConnection,
@@ -38,6 +41,7 @@ class Served:
     name: str
     version: int
     spec: InputSpec
+    each: inference.Each = map  # how it is asked for the tiles of a scan: see there
 
     def predict(self, voxels: np.ndarray) -> np.ndarray:
         """Returns probabilities (n, *shape, labels) of tiles (n, *shape, channels)."""
@@ -46,7 +50,7 @@ class Served:
 
     def probabilities(self, scan: Scan) -> np.ndarray:
         """Returns float32 (labels, *scan.shape)."""
-        return inference.probabilities(scan, self.spec, self.predict)
+        return inference.probabilities(scan, self.spec, self.predict, each=self.each)
 
     def mask(self, scan: Scan) -> Mask:
         """Returns the mask of a scan, on its grid."""
@@ -54,8 +58,11 @@ class Served:
 
     def mask_of_file(self, image_bytes: bytes, signature: str = "masks") -> Mask:
         """Returns the mask of a PNG or JPEG file, which the server decodes."""
-        inputs = {"image_bytes": np.array([image_bytes], object)}
-        [png] = self._run(signature, inputs, "mask_bytes")
+
+        def masks(files: np.ndarray) -> np.ndarray:
+            return self._run(signature, {"image_bytes": files}, "mask_bytes")
+
+        [[png]] = self.each(masks, [np.array([image_bytes], object)])
         return encoded.mask_from_png(png, self.spec.labels)
 
     def _run(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
@@ -66,12 +73,19 @@ class Served:
 
 
 class Model:
-    """A model on a server; each scan is segmented by one version of it from start to end."""
+    """A model on a server; each scan is segmented by one version of it from start to end.
 
-    def __init__(self, server: Connection, name: str, label: str = "") -> None:
+    Up to `parallel` requests are on their way at once, for all scans together.
+    """
+
+    def __init__(
+        self, server: Connection, name: str, label: str = "", parallel: int = PARALLEL
+    ) -> None:
         self.server = server
         self._name, self._label = name, label
-        self.served = _ask(server, name, label)
+        self._pool = futures.ThreadPoolExecutor(parallel)
+        self._each = in_flight.in_order(self._pool, parallel)
+        self.served = self._ask()
 
     @property
     def spec(self) -> InputSpec:
@@ -98,18 +112,25 @@ class Model:
             self.served = connection.patiently(self._ask_again, self.server.access)
             return work(self.served)
 
+    def _ask(self) -> Served:
+        served = _ask(self.server, self._name, self._label)
+        return dataclasses.replace(served, each=self._each)
+
     def _ask_again(self) -> Served:
         try:
-            return _ask(self.server, self._name, self._label)
+            return self._ask()
         except connection.NotServed as error:
             raise connection.Busy(str(error)) from error
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection; what is on its way is given up."""
         self.server.close()
+        self._pool.shutdown(cancel_futures=True)
 
 
-def connect(address: str, model: str, *, api: str = "grpc", label: str = "") -> Model:
+def connect(
+    address: str, model: str, *, api: str = "grpc", label: str = "", parallel: int = PARALLEL
+) -> Model:
     """Returns a model of a server.
 
     Args:
@@ -117,14 +138,17 @@ def connect(address: str, model: str, *, api: str = "grpc", label: str = "") -> 
       model: the name it is served under.
       api: "grpc" or "rest".
       label: such as "stable"; "" for the latest version.
+      parallel: tiles, slices and files that are on their way at once.
 
     Raises:
       InputError: if there is no server, no such model, or it is not one of this project.
     """
-    return reach(Access(address), model, api=api, label=label)
+    return reach(Access(address), model, api=api, label=label, parallel=parallel)
 
 
-def reach(access: Access, model: str, *, api: str = "grpc", label: str = "") -> Model:
+def reach(
+    access: Access, model: str, *, api: str = "grpc", label: str = "", parallel: int = PARALLEL
+) -> Model:
     """As connect, for a server behind TLS or a token, or with other patience.
 
     The first answer must come within seconds: a server that was never there is a mistake in
@@ -141,7 +165,7 @@ def reach(access: Access, model: str, *, api: str = "grpc", label: str = "") -> 
         ) from error
     finally:
         first.close()
-    return Model(APIS[api](access), model, label)
+    return Model(APIS[api](access), model, label, parallel)
 
 
 def _ask(server: Connection, model: str, label: str) -> Served:

@@ -79,15 +79,23 @@ def _in_folder(folder: pathlib.Path, modality: str, out: pathlib.Path) -> Iterat
 
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns each path's stem, with as many folders before it as it takes to be the only one."""
-    names = {path: _stem(path) for path in paths}
-    for depth in range(1, max(len(path.resolve().parts) for path in paths)):
+    stems = {path: _stem(path) for path in paths}
+    names = dict(stems)
+    for depth in range(1, max(len(_absolute(path).parts) for path in paths)):
         taken = collections.Counter(names.values())
-        for path, name in names.items():
-            if taken[name] > 1:
-                folders = path.resolve().parent.parts[-depth:]
-                names[path] = "-".join([*(part.strip("/") for part in folders), _stem(path)])
+        shared = [path for path, name in names.items() if taken[name] > 1]
+        for path in shared:
+            folders = _absolute(path).parent.parts[-depth:]
+            names[path] = "-".join([*(part.strip("/") for part in folders), stems[path]])
+        if not shared:
+            break
     _check_unique(names.items())
     return list(names.values())
+
+
+def _absolute(path: pathlib.Path) -> pathlib.Path:
+    # Not resolve(): a link is called what it is called, not what it leads to.
+    return pathlib.Path(os.path.abspath(path))
 
 
 def _check_unique(names: Iterable[tuple[pathlib.Path, str]]) -> None:
@@ -100,7 +108,7 @@ def _check_unique(names: Iterable[tuple[pathlib.Path, str]]) -> None:
 
 def _stem(path: pathlib.Path) -> str:
     # A folder's name may hold dots, as the UIDs of DICOM do.
-    name = path.resolve().name
+    name = _absolute(path).name
     if path.is_dir() or "#" in name:
         return name.replace("#", "-")
     for end in (".nii.gz", path.suffix):

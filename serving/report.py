@@ -5,13 +5,14 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Mask, Scan
+from serving.collect import Item
 
 REPORT = "report.json"
 _JOURNAL = ".segment.jsonl"
@@ -29,7 +30,8 @@ class Result:
     labels: dict[str, dict[str, float | None]]  # pixels, and area_cm2 or volume_ml
     infected_share_of_lung: float | None  # None where that cannot be said
     files: list[str]  # in the output folder
-    seconds: dict[str, float]  # read, prepare, server, write
+    seconds: dict[str, float]  # decode, preprocess, server (wire and all), postprocess, write
+    requests: int  # how many the server was sent: one a tile, slice or file
     fingerprint: str  # of the source's files, to know them again
 
 
@@ -66,11 +68,20 @@ def infected_share(mask: Mask) -> float | None:
     return round(float((lung & infection).sum() / lung.sum()), 6)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """Where in a journal a result stands."""
+
+    start: int  # in bytes
+    version: int  # of the model
+
+
 class Journal:
     """The results of an output folder, on disk as soon as each is known.
 
     A line is added for each scan, which costs the same for the first as for the ten
-    thousandth. A line that a crash cut short is passed over: its scan is done again.
+    thousandth, and only its place is kept in memory. A line that a crash cut short is passed
+    over: its scan is done again.
     """
 
     def __init__(self, out: pathlib.Path) -> None:
@@ -78,28 +89,34 @@ class Journal:
         self._lock = threading.Lock()
         out.mkdir(parents=True, exist_ok=True)
         self._path = out / _JOURNAL
-        self.results = {result.case: result for result in _read(self._path)}
-        self._end_the_last_line()
-
-    def _end_the_last_line(self) -> None:
-        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        try:
+            self._lines = _lines(self._path)
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be read: {error.strerror}") from error
 
     def add(self, result: Result) -> None:
         """Keeps a result; the files it names must be there already."""
-        line = json.dumps(dataclasses.asdict(result))
-        with self._lock:
-            self.results[result.case] = result
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        line = json.dumps(dataclasses.asdict(result)).encode() + b"\n"
+        with self._lock, self._path.open("ab") as file:
+            start = file.tell()
+            file.write(line)
+            self._lines[result.case] = _Line(start, result.version)
 
-    def has(self, case: str, fingerprint: str, model: str, version: int) -> bool:
+    def find(self, case: str) -> Result | None:
+        """Returns the last result of a case; None if there is none."""
+        if case not in self._lines:
+            return None
+        with self._path.open("rb") as file:
+            file.seek(self._lines[case].start)
+            return _result(file.readline())
+
+    def has(self, item: Item, model: str, version: int) -> bool:
         """Whether a scan was segmented by this version, as it is now, and its files are there."""
-        known = self.results.get(case)
+        known = self.find(item.name)
         return (
             known is not None
-            and (known.fingerprint, known.model, known.version) == (fingerprint, model, version)
+            and (known.model, known.version) == (model, version)
+            and known.fingerprint == item.fingerprint()
             and all((self._out / file).exists() for file in known.files)
         )
 
@@ -107,20 +124,23 @@ class Journal:
         self, cases: Sequence[str], failures: Sequence[Failure], about: Mapping[str, Any]
     ) -> pathlib.Path:
         """Writes report.json for these cases, with what `about` says of the run; returns it."""
-        done = [self.results[case] for case in cases if case in self.results]
         failed = {failure.case for failure in failures}
-        done = [result for result in done if result.case not in failed]
-        content = {
+        done = [case for case in cases if case in self._lines and case not in failed]
+        head = {
             **about,
-            "versions": sorted({result.version for result in done}),
+            "versions": sorted({self._lines[case].version for case in done}),
             "done": len(done),
             "failed": len(failures),
-            "results": [_told(result) for result in done],
-            "failures": [dataclasses.asdict(failure) for failure in failures],
         }
         path = self._out / REPORT
         unfinished = path.with_name(f".{REPORT}.{os.getpid()}")
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(head, indent=2).removesuffix("\n}"))
+            file.write(',\n  "results": ')
+            _write_list(file, (_told(found) for case in done if (found := self.find(case))))
+            file.write(',\n  "failures": ')
+            _write_list(file, map(dataclasses.asdict, failures))
+            file.write("\n}\n")
         return unfinished.replace(path)
 
 
@@ -130,17 +150,32 @@ def _told(result: Result) -> dict[str, Any]:
     return fields
 
 
-def _read(path: pathlib.Path) -> list[Result]:
+def _write_list(file: TextIO, entries: Iterable[dict[str, Any]]) -> None:
+    """Writes a JSON list with a line for each entry, one after the other."""
+    separator = "[\n    "
+    for entry in entries:
+        file.write(separator + json.dumps(entry))
+        separator = ",\n    "
+    file.write("[]" if separator.startswith("[") else "\n  ]")
+
+
+def _lines(path: pathlib.Path) -> dict[str, _Line]:
+    """Returns where the last result of each case stands; ends a line that was cut short."""
+    lines: dict[str, _Line] = {}
+    with path.open("a+b") as file:
+        file.seek(0)
+        start, line = 0, b""
+        for line in file:
+            if result := _result(line):
+                lines[result.case] = _Line(start, result.version)
+            start += len(line)
+        if line and not line.endswith(b"\n"):
+            file.write(b"\n")
+    return lines
+
+
+def _result(line: bytes) -> Result | None:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    results = []
-    for line in lines:
-        try:
-            results.append(Result(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return results
+        return Result(**json.loads(line))
+    except (ValueError, TypeError):
+        return None

@@ -14,16 +14,14 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
-
-import numpy as np
 
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.scan import MODALITIES, Mask, Scan
-from serving import client, collect, connection, encoded, report, terminal
+from serving import client, collect, connection, encoded, in_flight, report, terminal
 from serving.collect import Item
-from serving.connection import Access, Connection, Reply
+from serving.connection import Access
 from serving.report import Failure, Result
 
 SOME_FAILED_EXIT_CODE = 1
@@ -103,20 +101,21 @@ def one(item: Item, job: Job) -> Result:
     fingerprint = item.fingerprint()
     started = time.perf_counter()
     scan = read.scan(item.path, job.model.spec.modality, *job.rescale)
-    was_read = time.perf_counter()
-    clock = _Clock()
+    decoded = time.perf_counter()
+    watch = in_flight.Stopwatch()
 
     def work(served: client.Served) -> tuple[Mask, int]:
-        timed = dataclasses.replace(served, server=_Timed(served.server, clock))
+        timed = dataclasses.replace(served, each=watch.timed(served.each))
         return _mask(timed, scan, item.path, send_file=job.send_files), served.version
 
     mask, version = job.model.on_one_version(work)
     masked = time.perf_counter()
     files = _write(item.name, scan, mask, job.out)
     seconds = {
-        "read": was_read - started,
-        "prepare": masked - was_read - clock.seconds,
-        "server": clock.seconds,
+        "decode": decoded - started,
+        "preprocess": watch.preprocess_s,
+        "server": watch.server_s,
+        "postprocess": masked - decoded - watch.preprocess_s - watch.server_s,
         "write": time.perf_counter() - masked,
     }
     return Result(
@@ -129,6 +128,7 @@ def one(item: Item, job: Job) -> Result:
         report.infected_share(mask),
         files,
         {step: round(spent, 4) for step, spent in seconds.items()},
+        watch.requests,
         fingerprint,
     )
 
@@ -160,49 +160,14 @@ def _write(case: str, scan: Scan, mask: Mask, out: pathlib.Path) -> list[str]:
     return files
 
 
-class _Clock:
-    """Adds up the time that was spent waiting for a server."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-
-class _Timed:
-    """A connection that says how long its answers took. See connection.Connection."""
-
-    def __init__(self, server: Connection, clock: _Clock) -> None:
-        self.access = server.access
-        self._server, self._clock = server, clock
-
-    def predict(
-        self,
-        model: str,
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        *,
-        version: int | None = None,
-        outputs: Sequence[str] = (),
-    ) -> Reply:
-        """See connection.Connection."""
-        started = time.perf_counter()
-        try:
-            return self._server.predict(model, signature, inputs, version=version, outputs=outputs)
-        finally:
-            self._clock.seconds += time.perf_counter() - started
-
-    def version(self, model: str, label: str = "") -> int:
-        """See connection.Connection."""
-        return self._server.version(model, label)
-
-    def close(self) -> None:
-        """See connection.Connection."""
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the flags, segments, and says where the results lie."""
     flags = _parser().parse_args(argv)
     with one_line_for_bad_input():
-        model = client.reach(_access(flags), flags.model, api=flags.api, label=flags.label)
+        access = _access(flags)
+        model = client.reach(
+            access, flags.model, api=flags.api, label=flags.label, parallel=flags.parallel
+        )
         try:
             code = _run(flags, model)
         finally:
@@ -224,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rescale-intercept", type=float, help="likewise, in HU")
     add("--again", action="store_true", help="segment also what is done already")
     add("--workers", type=int, default=WORKERS, help="scans at work at once")
+    add("--parallel", type=int, default=client.PARALLEL, help="requests on their way at once")
     add("--ca", default="", metavar="FILE", help="PEM of who signed the server's certificate")
     add("--deadline", type=float, default=Access.deadline_s, help="seconds for one answer")
     add("--outage", type=float, default=Access.outage_s, help="seconds to wait for a server")
@@ -235,8 +201,9 @@ def _access(flags: argparse.Namespace) -> Access:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         raise InputError(f"--server takes HOST:PORT, such as localhost:8500; got {address}")
-    if flags.workers < 1:
-        raise InputError(f"--workers is at least 1; got {flags.workers}")
+    for name in ("workers", "parallel"):
+        if getattr(flags, name) < 1:
+            raise InputError(f"--{name} is at least 1; got {getattr(flags, name)}")
     token = os.environ.get(TOKEN_VARIABLE, "")
     return Access(address, flags.ca, token, flags.deadline, flags.outage)
 
@@ -248,11 +215,7 @@ def _run(flags: argparse.Namespace, model: client.Model) -> int:
     items = collect.items(flags.paths, spec.modality, flags.out)
     journal = report.Journal(flags.out)
     version = model.served.version
-    todo = [
-        item
-        for item in items
-        if flags.again or not journal.has(item.name, item.fingerprint(), flags.model, version)
-    ]
+    todo = [item for item in items if flags.again or not journal.has(item, flags.model, version)]
     rescale = (flags.rescale_slope, flags.rescale_intercept)
     job = Job(model, flags.out, rescale, send_files=flags.api == "rest")
     failures: list[Failure] = []

@@ -28,8 +28,20 @@ class Fake:
         self.delay_s = 0.0
         self.swap_after = None  # (requests, levels): what is served after so many
         self.knows_itself = True
+        self.at_once = self.most = 0  # calls under way, and how many there were at most
+        self._lock = threading.Lock()
 
     def predict(self, request, context):
+        with self._lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        try:
+            return self._answer(request, context)
+        finally:
+            with self._lock:
+                self.at_once -= 1
+
+    def _answer(self, request, context):
         self.metadata = dict(context.invocation_metadata())
         time.sleep(self.delay_s)
         if self.failures:

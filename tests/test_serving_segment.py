@@ -67,7 +67,11 @@ def test_a_folder_gives_masks_overlays_and_a_report(fake, address, images, tmp_p
     assert result["case"] == "3"
     assert result["labels"] == {"lung": {"pixels": 24, "area_cm2": None}}
     assert result["infected_share_of_lung"] is None
-    assert set(result["seconds"]) == {"read", "prepare", "server", "write"}
+    steps = ["decode", "preprocess", "server", "postprocess", "write"]
+    assert list(result["seconds"]) == steps
+    assert min(result["seconds"].values()) >= 0
+    assert result["seconds"]["server"] > 0
+    assert result["requests"] == 1
     assert "5 of 5 scans done" in capsys.readouterr().out
 
 
@@ -191,6 +195,7 @@ def test_no_server_is_one_clear_line(images, tmp_path, capsys):
         (("--server", "localhost"), "--server takes HOST:PORT"),
         (("--server", "http://localhost:8500"), "--server takes HOST:PORT"),
         (("--workers", "0"), "--workers is at least 1"),
+        (("--parallel", "0"), "--parallel is at least 1"),
     ],
 )
 def test_a_flag_that_cannot_be_used_is_told_of(flags, message, images, tmp_path, capsys):
@@ -223,6 +228,13 @@ def test_names_are_stems_and_where_two_are_the_same_folders_tell_them_apart(tmp_
 
 def test_a_scan_given_twice_is_one_scan(images):
     assert names([images, images / "1.png"]) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_link_is_called_what_it_is_called_and_not_what_it_leads_to(images, tmp_path):
+    (tmp_path / "links").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "links" / f"{name}.png").symlink_to(images / "1.png")
+    assert names([tmp_path / "links"]) == ["a", "b"]
 
 
 def test_two_types_of_one_name_in_one_folder_cannot_be_told_apart(tmp_path):
@@ -280,19 +292,42 @@ def test_no_lung_means_no_infected_share():
     assert report.infected_share(Mask(np.ones((1, 3, 3), bool), ("infection",))) is None
 
 
+def result_of(item: collect.Item, version: int = 1) -> report.Result:
+    return report.Result(
+        item.name, str(item.path), "m", version, [2, 2], {}, None, [], {}, 1, item.fingerprint()
+    )
+
+
 def test_a_journal_survives_a_line_that_was_cut_short(tmp_path):
-    result = report.Result("a", "a.png", "m", 1, [2, 2], {}, None, [], {}, "mark")
+    a, c = (collect.Item(name, tmp_path / f"{name}.png") for name in "ac")
     journal = report.Journal(tmp_path)
-    journal.add(result)
+    journal.add(result_of(a))
     with (tmp_path / ".segment.jsonl").open("a") as file:
         file.write('{"case": "b", "sour')
     after = report.Journal(tmp_path)
-    assert list(after.results) == ["a"]
-    after.add(report.Result("c", "c.png", "m", 1, [2, 2], {}, None, [], {}, "mark"))
-    assert set(report.Journal(tmp_path).results) == {"a", "c"}
-    assert report.Journal(tmp_path).has("a", "mark", "m", 1)
-    assert not report.Journal(tmp_path).has("a", "other", "m", 1)
-    assert not report.Journal(tmp_path).has("a", "mark", "m", 2)
+    assert (after.find("a"), after.find("b")) == (result_of(a), None)
+    after.add(result_of(c))
+    after = report.Journal(tmp_path)
+    assert (after.find("a"), after.find("c")) == (result_of(a), result_of(c))
+    assert after.has(a, "m", 1)
+    assert not after.has(a, "m", 2)
+    assert not after.has(a, "other", 1)
+    a.path.touch()
+    assert not after.has(a, "m", 1)  # it is another file now
+
+
+def test_the_last_result_of_a_case_is_the_one_that_counts(tmp_path):
+    items = [collect.Item(f"case {n}", tmp_path / str(n)) for n in range(3)]
+    journal = report.Journal(tmp_path)
+    for version in (1, 2):
+        for item in items[: 4 - version]:
+            journal.add(result_of(item, version))
+    for known in (journal, report.Journal(tmp_path)):
+        known.write_report([item.name for item in items], [], {"model": "m"})
+        content = told(tmp_path)
+        assert (content["versions"], content["done"], content["failed"]) == ([1, 2], 3, 0)
+        assert [result["version"] for result in content["results"]] == [2, 2, 1]
+        assert content["failures"] == []
 
 
 def test_few_scans_are_held_at_once(address, images, tmp_path, monkeypatch):
