@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import itertools
 import json
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
 from models import segmenter, unet, zoo
 from training import backup, config, fit, plan
-from training.callbacks import Interrupt, Schedule
+from training.averaging import Average
+from training.callbacks import Interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -84,21 +86,20 @@ def weights(directory):
 
 
 def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(make_plan, monkeypatch):
-    whole = train(make_plan("whole", use_all=True))
-    planned = make_plan("broken", use_all=True)
-    step = Schedule.on_train_batch_end
+    whole = train(make_plan("whole", use_all=True, ema=0.9))
+    planned = make_plan("broken", use_all=True, ema=0.9)
+    steps = itertools.count(1)
 
     def interrupt(self, batch, logs=None):
-        step(self, batch, logs)
-        if self._pace.step == 9:  # in the middle of the second epoch
+        if next(steps) == 9:  # in the middle of the second epoch
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Schedule, "on_train_batch_end", interrupt)
-    with pytest.raises(fit.Interrupted):
-        train(planned)
+    with monkeypatch.context() as context:
+        context.setattr(Interrupt, "on_train_batch_end", interrupt)
+        with pytest.raises(fit.Interrupted):
+            train(planned)
     assert not fit.is_finished(planned.directory)
-    monkeypatch.setattr(Schedule, "on_train_batch_end", step)
-    resumed = train(make_plan("broken", use_all=True, resume=True))
+    resumed = train(make_plan("broken", use_all=True, ema=0.9, resume=True))
     for a, b in zip(weights(whole), weights(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -156,11 +157,12 @@ def test_a_half_written_backup_is_not_taken_for_one(tmp_path):
     network = unet.build(specs.InputSpec("XR", ("lung",), (16, 16)), (4, 6))
     network.compile("adam", "mse")
     network.optimizer.build(network.trainable_variables)
-    backup.save(tmp_path, network, backup.State(50, 1, 3.5, 0.25))
+    average = Average(network, 0.9)
+    backup.save(tmp_path, network, average, backup.State(50, 1, 3.5, 0.25))
     (tmp_path / ".unfinished-1").mkdir()
     (tmp_path / ".unfinished-1" / "state.weights.h5").write_bytes(b"half")
-    assert backup.restore(tmp_path, network) == backup.State(50, 1, 3.5, 0.25)
-    assert backup.restore(tmp_path / "nowhere", network) is None
+    assert backup.restore(tmp_path, network, average) == backup.State(50, 1, 3.5, 0.25)
+    assert backup.restore(tmp_path / "nowhere", network, average) is None
 
 
 def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(phantoms, tmp_path):
@@ -180,15 +182,14 @@ def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(phanto
             data=pathlib.Path({str(phantoms)!r}), runs=pathlib.Path({str(tmp_path)!r}), name="two",
             cache=pathlib.Path({str(tmp_path / "cache")!r}), size=32, batch_size=2, epochs=1,
             precision="float32"))
-        step = callbacks.Schedule.on_train_batch_end
+        step = callbacks.Interrupt.on_train_batch_end
         def interrupt(self, batch, logs=None):
-            step(self, batch, logs)
             raise KeyboardInterrupt
-        callbacks.Schedule.on_train_batch_end = interrupt
+        callbacks.Interrupt.on_train_batch_end = interrupt
         try:
             fit.train(planned, console.Console(quiet=True))
         except fit.Interrupted:
-            callbacks.Schedule.on_train_batch_end = step
+            callbacks.Interrupt.on_train_batch_end = step
         again = dataclasses.replace(planned.config, resume=True)
         fit.train(dataclasses.replace(planned, config=again), console.Console(quiet=True))
         print(device.describe(device.strategy()))

@@ -7,8 +7,12 @@ import pathlib
 import shutil
 
 import keras
+import numpy as np
+
+from training.averaging import Average
 
 _WEIGHTS = "state.weights.h5"
+_AVERAGE = "average.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +25,8 @@ class State:
     best: float | None  # validation Dice of the best weights so far
 
 
-def save(folder: pathlib.Path, model: keras.Model, state: State) -> None:
-    """Writes weights, optimizer and state below `folder`, replacing the one before.
+def save(folder: pathlib.Path, model: keras.Model, average: Average, state: State) -> None:
+    """Writes weights, optimizer, average and state below `folder`, replacing the one before.
 
     Each is a folder of its own named by its step, renamed into place when complete, so that a
     kill at any moment leaves the newest complete one.
@@ -35,6 +39,7 @@ def save(folder: pathlib.Path, model: keras.Model, state: State) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     model.save_weights(unfinished / _WEIGHTS)
+    np.savez(unfinished / _AVERAGE, *average.values())
     (unfinished / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
     unfinished.rename(place)
     for other in folder.iterdir():
@@ -42,11 +47,14 @@ def save(folder: pathlib.Path, model: keras.Model, state: State) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def restore(folder: pathlib.Path, model: keras.Model) -> State | None:
-    """Loads the newest complete state into a compiled model; None if there is none."""
+def restore(folder: pathlib.Path, model: keras.Model, average: Average) -> State | None:
+    """Loads the newest complete state into a compiled model and its average; None if none is."""
     steps = sorted(folder.glob("step-*"))
     if not steps:
         return None
     model.optimizer.build(model.trainable_variables)
     model.load_weights(steps[-1] / _WEIGHTS)
-    return State(**json.loads((steps[-1] / "state.json").read_text(encoding="utf-8")))
+    state = State(**json.loads((steps[-1] / "state.json").read_text(encoding="utf-8")))
+    with np.load(steps[-1] / _AVERAGE) as saved:
+        average.go_on_from(state.step, list(saved.values()))
+    return state

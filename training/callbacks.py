@@ -18,6 +18,7 @@ from rich import progress as rich_progress
 from data_pipeline import labels as known_labels
 from data_pipeline.spec import InputSpec
 from training import backup
+from training.averaging import Average
 from training.pace import Pace
 
 _LINES_WITHOUT_TERMINAL = 8
@@ -73,11 +74,11 @@ class Interrupt(keras.callbacks.Callback):
 
 
 class Best(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the highest validation Dice in a file."""
+    """Keeps the averaged weights of the epoch with the highest validation Dice in a file."""
 
-    def __init__(self, path: pathlib.Path, best: float | None) -> None:
+    def __init__(self, path: pathlib.Path, average: Average, best: float | None) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._average = path, average
         self.value = best
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -86,16 +87,17 @@ class Best(keras.callbacks.Callback):
         if dice is not None and (self.value is None or dice > self.value):
             self.value = float(dice)
             unfinished = self._path.with_name("unfinished.weights.h5")
-            self.model.save_weights(unfinished)
+            with self._average.in_place():
+                self.model.save_weights(unfinished)
             unfinished.replace(self._path)
 
 
 class Backup(keras.callbacks.Callback):
     """Saves the whole state after each epoch, for --resume."""
 
-    def __init__(self, folder: pathlib.Path, pace: Pace, best: Best) -> None:
+    def __init__(self, folder: pathlib.Path, pace: Pace, average: Average, best: Best) -> None:
         super().__init__()
-        self._folder, self._pace, self._best = folder, pace, best
+        self._folder, self._pace, self._average, self._best = folder, pace, average, best
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -112,7 +114,7 @@ class Backup(keras.callbacks.Callback):
         """Saves the state as it is, in the middle of an epoch too."""
         pace = self._pace
         state = backup.State(pace.step, self._epoch, pace.elapsed_s(), self._best.value)
-        backup.save(self._folder, self.model, state)
+        backup.save(self._folder, self.model, self._average, state)
 
 
 class Progress(keras.callbacks.Callback):
@@ -184,15 +186,20 @@ class Overlays(keras.callbacks.Callback):
     """Writes some validation frames with truth and prediction to TensorBoard."""
 
     def __init__(
-        self, folder: pathlib.Path, frames: tuple[tf.Tensor, tf.Tensor], spec: InputSpec
+        self,
+        folder: pathlib.Path,
+        frames: tuple[tf.Tensor, tf.Tensor],
+        spec: InputSpec,
+        average: Average,
     ) -> None:
         super().__init__()
-        self._folder, self._spec = folder, spec
+        self._folder, self._spec, self._average = folder, spec, average
         self._images, self._targets = (np.asarray(part)[:_OVERLAYS] for part in frames)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Draws what the network outlines now; truth in white."""
-        answers = np.asarray(self.model(self._images, training=False))
+        with self._average.in_place():
+            answers = np.asarray(self.model(self._images, training=False))
         pictures = [
             _drawn(image, target, answer, self._spec.labels)
             for image, target, answer in zip(self._images, self._targets, answers, strict=True)

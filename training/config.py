@@ -42,6 +42,7 @@ class TrainConfig:
     batch_size: int = _flag(8, "samples a step and device")
     learning_rate: float = _flag(2e-3, "at its highest, after warm-up")
     weight_decay: float = _flag(1e-4, "of AdamW")
+    ema: float = _flag(0.0, "average the weights, keeping so much of the average a step; 0: do not")
     patience: int = _flag(0, "stop after so many epochs without a better validation Dice; 0: never")
     precision: str = _flag(
         "auto", "auto, or a Keras policy",
@@ -61,6 +62,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--ema must be from 0 to below 1, for example 0.99; got {self.ema}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {self.seed}")
         if self.name == ".." or self.name != pathlib.PurePath(self.name).name:

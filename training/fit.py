@@ -17,6 +17,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from models import members, segmenter, zoo
 from training import backup, callbacks, device, losses, metrics, record
+from training.averaging import Average
 from training.config import DEFAULT_EPOCHS
 from training.pace import Pace
 from training.plan import Plan
@@ -38,6 +39,7 @@ class _Setup:
 
     strategy: tf.distribute.Strategy
     model: keras.Model
+    average: Average
     store: frames.Store
     epoch: list[int]  # the frames of one
     validation: frames.Store | None
@@ -55,7 +57,7 @@ def train(plan: Plan, console: rich_console.Console) -> None:
     _claim(plan)
     setup = _set_up(plan, console)
     with setup.strategy.scope():  # the optimizer's variables are made here, one a device
-        state = backup.restore(plan.directory / "backup", setup.model)
+        state = backup.restore(plan.directory / "backup", setup.model, setup.average)
     if state:
         setup.pace.go_on_from(state.step, state.elapsed_s)
     history = _fit(plan, setup, state, console)
@@ -127,7 +129,8 @@ def _set_up(plan: Plan, console: rich_console.Console) -> _Setup:
     if config.minutes is None:
         epochs = config.epochs or DEFAULT_EPOCHS
         started = Pace(epochs * _steps(epoch, batch_size), None)
-    return _Setup(strategy, model, store, epoch, validation, batch_size, started)
+    average = Average(model, config.ema)
+    return _Setup(strategy, model, average, store, epoch, validation, batch_size, started)
 
 
 def _steps(epoch: list[int], batch_size: int) -> int:
@@ -187,12 +190,15 @@ def _fit(
     validation = setup.validation and batches.whole(
         setup.validation, plan.spec, batch_size=setup.batch_size
     )
-    best = callbacks.Best(directory / "best.weights.h5", state.best if state else None)
-    saver = callbacks.Backup(directory / "backup", pace, best)
+    best = callbacks.Best(
+        directory / "best.weights.h5", setup.average, state.best if state else None
+    )
+    saver = callbacks.Backup(directory / "backup", pace, setup.average, best)
     interrupt = callbacks.Interrupt()
     watchers: list[keras.callbacks.Callback] = [
         callbacks.Schedule(pace, config.learning_rate),
-        interrupt,  # after Schedule, which counts the step
+        setup.average,
+        interrupt,  # after those two, which count the step
         keras.callbacks.TerminateOnNaN(),
         best,
         saver,
@@ -202,7 +208,8 @@ def _fit(
     ]
     if validation:
         shown = next(iter(validation))
-        watchers.append(callbacks.Overlays(directory / "logs" / "overlays", shown, plan.spec))
+        logs = directory / "logs" / "overlays"
+        watchers.append(callbacks.Overlays(logs, shown, plan.spec, setup.average))
     if config.patience and validation:
         watchers.append(
             keras.callbacks.EarlyStopping("val_dice", patience=config.patience, mode="max")
@@ -228,9 +235,10 @@ def _fit(
 def _finish(plan: Plan, setup: _Setup) -> None:
     """Writes the network in float32, the card and the timings; the backup is done with."""
     best = plan.directory / "best.weights.h5"
-    if best.exists():
-        setup.model.load_weights(best)
-    network = _float32(plan.config.model, plan.spec, setup.model)
+    with setup.average.in_place():
+        if best.exists():
+            setup.model.load_weights(best)
+        network = _float32(plan.config.model, plan.spec, setup.model)
     record.finish(plan, network, setup.pace)
     segmenter.save(plan.directory, network)  # last: with it the run counts as finished
     best.unlink(missing_ok=True)
