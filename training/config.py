@@ -10,6 +10,7 @@ from data_pipeline.cases import SAMPLE
 from data_pipeline.errors import InputError
 from data_pipeline.scan import MODALITIES, UNITS
 from models import zoo
+from training import losses
 
 DEFAULT_EPOCHS = 24
 _RUNS = pathlib.Path("runs")
@@ -40,6 +41,8 @@ class TrainConfig:
     clahe: bool = _flag(False, "equalise contrast locally")
     no_flips: bool = _flag(False, "CT: do not average answers over mirrored slices")
     batch_size: int = _flag(8, "samples a step and device")
+    loss: str = _flag("dice_ce", "an overlap and a pixelwise term", choices=tuple(losses.LOSSES))
+    label_smoothing: float = _flag(0.0, "share of targets that becomes even odds in the latter")
     learning_rate: float = _flag(2e-3, "at its highest, after warm-up")
     weight_decay: float = _flag(1e-4, "of AdamW")
     ema: float = _flag(0.0, "average the weights, keeping so much of the average a step; 0: do not")
@@ -64,6 +67,10 @@ class TrainConfig:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
         if not 0 <= self.ema < 1:
             raise InputError(f"--ema must be from 0 to below 1, for example 0.99; got {self.ema}")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(
+                f"--label-smoothing must be from 0 to below 1; got {self.label_smoothing}"
+            )
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {self.seed}")
         if self.name == ".." or self.name != pathlib.PurePath(self.name).name:

@@ -164,7 +164,8 @@ def _compile(model: keras.Model, plan: Plan) -> None:
     )
     # XLA made training on CPUs 1.2 to 4 times slower; Keras' own choice is for GPUs.
     jit = "auto" if tf.config.list_physical_devices("GPU") else False
-    model.compile(optimizer, losses.DiceCrossEntropy(), metrics=watched, jit_compile=jit)
+    loss = losses.make(plan.config.loss, plan.config.label_smoothing)
+    model.compile(optimizer, loss, metrics=watched, jit_compile=jit)
 
 
 def _fit(
