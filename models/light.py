@@ -9,13 +9,12 @@ import keras
 from data_pipeline.spec import InputSpec
 from models import unet
 
-WIDTHS = (8, 16, 24, 28, 32)
-STEM = 4
+WIDTHS = (8, 16, 24, 32, 40)
 
 
-def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = STEM) -> keras.Model:
+def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS) -> keras.Model:
     """Returns a network from (n, *shape, channels) in [0, 1] to (n, *shape, labels) in [0, 1].
 
     Args and errors are those of models.unet.build.
     """
-    return unet.build(spec, widths, stem, name="light")
+    return unet.build(spec, widths, name="light")

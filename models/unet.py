@@ -1,8 +1,12 @@
 """U-Net, 2D (arXiv:1505.04597) or 3D (arXiv:1606.06650), for a CPU's budget as well as a GPU's.
 
-Against the paper: batch normalisation, padded convolutions, and a first convolution of stride 2,
-which spends the arithmetic where lungs are outlined rather than on single pixels of noise.
+Against the paper: batch normalisation and padded convolutions; a first convolution of stride 2,
+which spends the arithmetic where lungs are outlined rather than on single pixels of noise; and
+skip connections that are added, as in LinkNet (arXiv:1707.03718), for half the time of a step
+and, in what docs/models.md measured, no less Dice than concatenated ones.
 """
+
+from collections.abc import Callable
 
 import keras
 
@@ -13,14 +17,18 @@ WIDTHS = (16, 32, 64, 128, 192)
 
 
 def build(
-    spec: InputSpec, widths: tuple[int, ...] = WIDTHS, stem: int = 8, *, name: str = "unet"
+    spec: InputSpec,
+    widths: tuple[int, ...] = WIDTHS,
+    *,
+    block: Callable[[keras.KerasTensor, int], keras.KerasTensor] = layers.double_conv,
+    name: str = "unet",
 ) -> keras.Model:
     """Returns a network from (n, *shape, channels) in [0, 1] to (n, *shape, labels) in [0, 1].
 
     Args:
       spec: gives shape, channels and labels; sides must be multiples of 2 ** len(widths).
       widths: channels at each level, the finest first, at half the tile's resolution.
-      stem: channels at full resolution.
+      block: what a level of the encoder does: layers.double_conv or layers.residual.
       name: of the model, as models.zoo lists it.
 
     Raises:
@@ -32,12 +40,11 @@ def build(
     x = layers.conv(inputs, widths[0], stride=2)
     skips = []
     for width in outer:
-        x = layers.double_conv(x, width)
+        x = block(x, width)
         skips.append(x)
         x = layers.of_rank("MaxPooling", len(spec.shape))(2)(x)
-    x = layers.double_conv(x, bottom)
+    x = block(x, bottom)
     for width, skip in zip(reversed(outer), reversed(skips), strict=True):
-        x = keras.layers.concatenate([layers.upsample(x), skip])
+        x = keras.layers.add([layers.upsample(layers.conv(x, width, kernel=1)), skip])
         x = layers.double_conv(x, width)
-    x = keras.layers.concatenate([layers.upsample(layers.conv(x, stem)), inputs])
-    return keras.Model(inputs, layers.head(layers.conv(x, stem), spec.labels), name=name)
+    return keras.Model(inputs, layers.head(x, spec.labels), name=name)

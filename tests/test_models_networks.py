@@ -5,7 +5,7 @@ import pytest
 from data_pipeline import phantom
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
-from models import cnn, light, segmenter, unet, zoo
+from models import cnn, layers, light, segmenter, unet, zoo
 
 TINY = (4, 6)
 
@@ -38,7 +38,7 @@ def test_the_cnn_has_no_skip_connections_and_the_unet_has():
     kinds = [
         {type(layer) for layer in build(spec, TINY).layers} for build in (cnn.build, unet.build)
     ]
-    assert [keras.layers.Concatenate in kind for kind in kinds] == [False, True]
+    assert [keras.layers.Add in kind for kind in kinds] == [False, True]
 
 
 def test_the_light_network_stays_below_a_hundred_thousand_parameters():
@@ -80,3 +80,23 @@ def test_mirrored_answers_are_averaged_in():
     np.testing.assert_allclose(
         segmenter.Network(network, spec).predict(tiles), (plain + mirrored) / 2, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 16, 16)], ids=["slice", "volume"])
+def test_a_residual_block_adds_what_went_in(shape):
+    inputs = keras.Input((*shape, 6))
+    outputs = layers.residual(inputs, 6)
+    network = keras.Model(inputs, outputs)
+    # Untrained weights of zero leave nothing but what went in.
+    network.set_weights([np.zeros_like(w) for w in network.get_weights()])
+    tile = np.random.default_rng(0).random((1, *shape, 6), np.float32)
+    np.testing.assert_array_equal(np.asarray(network(tile, training=False)), tile)
+
+
+def test_the_encoder_can_be_residual():
+    spec = InputSpec("XR", ("lung",), (32, 32))
+    plain, residual = (
+        unet.build(spec, TINY, block=block) for block in (layers.double_conv, layers.residual)
+    )
+    count = [sum(isinstance(x, keras.layers.Add) for x in n.layers) for n in (plain, residual)]
+    assert count == [1, 3]  # one skip connection; one more a level
