@@ -42,6 +42,11 @@ class Schedule(keras.callbacks.Callback):
         if self._pace.progress() >= 1:
             self.model.stop_training = True
 
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Tells the callbacks after this one, history.csv among them, how long it has been."""
+        if logs is not None:
+            logs["elapsed_s"] = round(self._pace.elapsed_s(), 1)
+
 
 class Interrupt(keras.callbacks.Callback):
     """Lets Ctrl-C wait for the end of a step, so that weights and counted steps agree."""
