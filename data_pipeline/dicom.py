@@ -41,6 +41,17 @@ class Member:
     open: Callable[[], BinaryIO]
 
 
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """Which series a DICOM file belongs to, and whether that is one of CT slices."""
+
+    series: str  # SeriesInstanceUID
+    series_number: str  # "?" if it has none
+    modality: str
+    is_localizer: bool
+    has_image: bool  # a report or a presentation state has none
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
     """What the header says of one CT slice; its pixels are still in the file."""
@@ -74,6 +85,28 @@ def is_dicom(file: Member) -> bool:
     """Whether a file has the DICOM mark behind its preamble."""
     with file.open() as opened:
         return opened.read(132)[128:] == b"DICM"
+
+
+def heading(file: Member) -> Heading:
+    """Returns what little it takes to sort files, which is quicker than to read a whole header.
+
+    Raises:
+      InputError: naming the file, if it is damaged.
+    """
+    keywords = ["SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows"]
+    with untrusted.damaged(file.name, "DICOM file"):
+        dataset = _dataset(file, pixels=False, only=keywords)
+        return Heading(
+            str(dataset.get("SeriesInstanceUID")),
+            _series_number(dataset),
+            str(dataset.get("Modality") or ""),
+            "LOCALIZER" in (dataset.get("ImageType") or ()),
+            "Rows" in dataset,
+        )
+
+
+def _series_number(dataset: pydicom.Dataset) -> str:
+    return str(dataset.get("SeriesNumber") or "?")
 
 
 def xray(file: Member) -> Stored:
@@ -164,7 +197,7 @@ def _frame(file: Member, dataset: pydicom.Dataset, index: int) -> Frame:
         index=index,
         instance=str(dataset.get("SOPInstanceUID")),
         series=str(dataset.get("SeriesInstanceUID")),
-        series_number=str(dataset.get("SeriesNumber") or "?"),
+        series_number=_series_number(dataset),
         kernel=str(_first(dataset.get("ConvolutionKernel")) or ""),
         is_localizer=is_localizer,
         shape=(int(dataset.Rows), int(dataset.Columns)),
@@ -232,11 +265,14 @@ def hounsfield(
     return planes
 
 
-def _dataset(file: Member, *, pixels: bool = True) -> pydicom.Dataset:
+def _dataset(
+    file: Member, *, pixels: bool = True, only: Sequence[str] | None = None
+) -> pydicom.Dataset:
     with file.open() as opened:
         _check_inflates(file.name, opened)
         opened.seek(0)
-        return pydicom.dcmread(opened, stop_before_pixels=not pixels)
+        tags = None if only is None else list(only)
+        return pydicom.dcmread(opened, stop_before_pixels=not pixels, specific_tags=tags)
 
 
 def _check_inflates(name: str, opened: BinaryIO) -> None:

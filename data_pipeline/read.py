@@ -70,8 +70,7 @@ def scan_of_files(paths: Sequence[pathlib.Path], source: str) -> Scan:
       InputError: if the files do not make one volume.
     """
     files = [dicom.member(path) for path in paths]
-    found = [frame for file in files for frame in dicom.frames(file)]
-    stored = series.volume(series.choose(found, source), source)
+    stored = series.volume(series.choose(series.frames(files), source), source)
     return _as_scan(source, "CT", _canonical(pathlib.Path(source), stored))
 
 
@@ -137,7 +136,7 @@ def _dicom_folder(
 ) -> Stored:
     files = series.members(folder)
     if modality == "CT":
-        found = [frame for file in files for frame in dicom.frames(file)]
+        found = series.frames(files, number)
         return series.volume(series.choose(found, str(folder), number), str(folder), rescale)
     if len(files) != 1:
         raise InputError(f"{folder} holds {len(files)} DICOM files; an X-ray is one: name it")
@@ -207,7 +206,7 @@ def _stored_affine(path: pathlib.Path) -> np.ndarray | None:
     kind = suffix(path)
     folder, number = split_series(path)
     if folder.is_dir() or kind == ".zip":
-        found = [frame for file in series.members(folder) for frame in dicom.frames(file)]
+        found = series.frames(series.members(folder), number)
         return series.stack(series.choose(found, str(folder), number), str(folder))[1]
     if kind in nifti.SUFFIXES:
         return nifti.affine(path)

@@ -78,6 +78,54 @@ def _zip_member(path: pathlib.Path, entry: zipfile.ZipInfo) -> Member:
     return Member(f"{path}/{entry.filename}", opened)
 
 
+def frames(files: Sequence[Member], wanted: str = "") -> list[Frame]:
+    """Returns the CT slices of DICOM files.
+
+    Reports and presentation states, which scanners and viewers put beside the slices, are left
+    out; so is what belongs to another series than the wanted one.
+
+    Args:
+      files: of any number of series.
+      wanted: SeriesNumber or SeriesInstanceUID; empty for all, and all if there is none such.
+
+    Raises:
+      InputError: naming the file, if it is damaged, or an image and no CT slice.
+    """
+    found = []
+    for file in files:
+        heading = dicom.heading(file)
+        if heading.modality != "CT" and not heading.has_image:
+            _LOG.info("%s is %s and no image", file.name, heading.modality)
+        elif wanted in ("", heading.series, heading.series_number):
+            found += dicom.frames(file)
+    return found if found or not wanted else frames(files)
+
+
+def names(files: Iterable[Member]) -> list[str]:
+    """Returns what to write behind FOLDER# for each CT series of a folder, sorted.
+
+    Empty if the folder holds one series of images and needs no name for it.
+
+    Raises:
+      InputError: naming the file, if one is damaged.
+    """
+    images = [heading for heading in map(dicom.heading, files) if heading.has_image]
+    series = {
+        heading.series: heading.series_number
+        for heading in images
+        if heading.modality == "CT" and not heading.is_localizer
+    }
+    if len({heading.series for heading in images if not heading.is_localizer}) < 2:
+        return []
+    numbers = list(series.values())
+    return sorted(_name(uid, number, numbers) for uid, number in series.items())
+
+
+def _name(uid: str, number: str, numbers: Sequence[str]) -> str:
+    # Where a number stands twice or is missing, only the UID tells the series apart.
+    return uid if numbers.count(number) > 1 or number == "?" else number
+
+
 def choose(found: Iterable[Frame], source: str, wanted: str = "") -> list[Frame]:
     """Returns the slices of the one series that is wanted, without localizers.
 
@@ -119,8 +167,7 @@ def _none(source: str, wanted: str, series: dict[str, list[Frame]]) -> dict[str,
 def _described(slices: Sequence[Frame], series: dict[str, list[Frame]]) -> str:
     first = slices[0]
     numbers = [others[0].series_number for others in series.values()]
-    # Where a number stands twice, only the UID tells the series apart.
-    name = first.series_number if numbers.count(first.series_number) == 1 else first.series
+    name = _name(first.series, first.series_number, numbers)
     return f"#{name} ({len(slices)} slices of {first.shape}, kernel {first.kernel or 'unknown'})"
 
 

@@ -19,18 +19,22 @@ class Item:
 
     def fingerprint(self) -> str:
         """Returns what changes if the files do: their names, sizes and times, not their content."""
+        # Deferred, as below.
+        from data_pipeline import read
+
         digest = hashlib.sha256(str(self.path.resolve()).encode())
-        for path in sorted(_files(self.path)) if self.path.is_dir() else [self.path]:
-            with_times = path.stat() if path.exists() else os.stat_result([0] * 10)
-            digest.update(f"{path.name} {with_times.st_size} {with_times.st_mtime_ns}".encode())
+        for path in read.files(self.path):
+            told = path.stat()
+            digest.update(f"{path.name} {told.st_size} {told.st_mtime_ns}".encode())
         return digest.hexdigest()
 
 
 def items(paths: Sequence[pathlib.Path], modality: str, out: pathlib.Path) -> list[Item]:
     """Returns the scans that `paths` hold, in a fixed order.
 
-    A file is a scan. So is every file of a known type in a folder and its sub-folders; but a
-    folder with DICOM files of a CT is one scan. What lies in `out` is a result, not a scan.
+    A file is a scan. So is every file of a known type in a folder and its sub-folders; but in a
+    folder or a ZIP archive with DICOM files of a CT, each series is one. What lies in `out` is a
+    result, not a scan.
 
     Raises:
       InputError: if a path does not exist, or there is no scan.
@@ -39,7 +43,11 @@ def items(paths: Sequence[pathlib.Path], modality: str, out: pathlib.Path) -> li
     for path in paths:
         if not path.exists() and "#" not in path.name:  # FOLDER#SERIES, see data_pipeline.read
             raise InputError(f"{path} does not exist")
-        inside = _in_folder(path, modality, out.resolve()) if path.is_dir() else [path]
+        inside = (
+            _in_folder(path, modality, out.resolve())
+            if path.is_dir()
+            else _scans_of_file(path, modality)
+        )
         found |= dict.fromkeys(inside)
     if not found:
         raise InputError(
@@ -60,21 +68,39 @@ def _in_folder(folder: pathlib.Path, modality: str, out: pathlib.Path) -> Iterat
     if folder.resolve() == out:
         return
     images = []
-    series = False
+    holds_slices = False
     for path in sorted(_files(folder)):
         kind = read.suffix(path)
-        if kind == ".dcm" or (kind not in read.SUFFIXES and dicom.is_dicom(dicom.member(path))):
-            series = True
-            images += [] if modality == "CT" else [path]
-        elif kind in read.SUFFIXES:
-            images.append(path)
-    if series and modality == "CT":
-        yield folder
+        known = kind in read.SUFFIXES
+        if kind in (".dcm", ".dicom") or (not known and dicom.is_dicom(dicom.member(path))):
+            holds_slices = modality == "CT"
+            images += [] if holds_slices else [path]
+        elif known:
+            images += _scans_of_file(path, modality)
+    if holds_slices:
+        yield from _series(folder)
     yield from images
     for below in sorted(path for path in folder.iterdir() if path.is_dir()):
         # The folders below a series belong to it, see data_pipeline.series.members.
-        if not below.name.startswith(".") and not (series and modality == "CT"):
+        if not below.name.startswith(".") and not holds_slices:
             yield from _in_folder(below, modality, out)
+
+
+def _scans_of_file(path: pathlib.Path, modality: str) -> list[pathlib.Path]:
+    is_archive = path.suffix.lower() == ".zip" and path.is_file()
+    return _series(path) if is_archive and modality == "CT" else [path]
+
+
+def _series(whole: pathlib.Path) -> list[pathlib.Path]:
+    """Returns a folder or archive of CT slices, or a FOLDER#NUMBER for each of its series."""
+    from data_pipeline import series
+
+    try:
+        names = series.names(series.members(whole))
+    except InputError:
+        return [whole]  # is told when its turn comes, and does not stop the others
+    named = _absolute(whole) if whole.name in ("", "..") else whole
+    return [named.with_name(f"{named.name}#{name}") for name in names] or [whole]
 
 
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:
@@ -110,7 +136,7 @@ def _stem(path: pathlib.Path) -> str:
     # A folder's name may hold dots, as the UIDs of DICOM do.
     name = _absolute(path).name
     if path.is_dir() or "#" in name:
-        return name.replace("#", "-")
+        return name.replace(".zip#", "#").replace("#", "-")
     for end in (".nii.gz", path.suffix):
         if end and name.lower().endswith(end.lower()):
             return name[: -len(end)]

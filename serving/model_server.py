@@ -15,6 +15,7 @@ import os
 
 from data_pipeline import errors
 from serving.server import flags as server_flags
+from serving.server import model_config, ports
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,13 +29,23 @@ def main(argv: list[str] | None = None) -> None:
         for warning in server_flags.warnings(flags):
             logging.getLogger(__name__).warning(warning)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-        # TensorFlow takes seconds to import; a misspelt flag should not.
+        if not flags.version:
+            _check_quickly(flags)
+        # TensorFlow takes seconds to import; to hear of a mistake should not.
         from serving.server import server
 
         if flags.version:
             print(server.version_text())
             return
         server.serve(flags)
+
+
+def _check_quickly(flags: server_flags.Flags) -> None:
+    """Raises InputError for a port that is taken and a model list that is none."""
+    for port in (flags.port, flags.rest_api_port):
+        ports.check_free(flags.bind_address, port)
+    if flags.model_config_file:
+        model_config.read_models(flags.model_config_file)
 
 
 if __name__ == "__main__":

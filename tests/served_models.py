@@ -152,7 +152,7 @@ class Running:
             self.url + path, data=body, method=method, headers=headers or {}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
+            with urllib.request.urlopen(request, timeout=300) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -196,7 +196,7 @@ def serving(*flags: str, log: pathlib.Path | None = None, wait: bool = True) -> 
                     process.wait()
 
 
-def wait_listening(running: Running, timeout_s: float = 120) -> None:
+def wait_listening(running: Running, timeout_s: float = 400) -> None:
     """Waits until REST, which opens last, accepts connections."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:

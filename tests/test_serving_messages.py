@@ -167,12 +167,12 @@ def test_the_client_starts_fast_and_small_and_without_tensorflow():
         "[peak] = [l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')];"
         "print(spent, peak, bool({'tensorflow', 'keras'} & set(sys.modules)))"
     )
-    seconds, kibibytes, tensorflow = [], [], []
-    for _ in range(3):
-        command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code]
+    for _ in range(3):  # what else runs on a machine can only make it slower
         run = subprocess.run(command, capture_output=True, text=True, check=True)
-        for kept, told in zip((seconds, kibibytes, tensorflow), run.stdout.split(), strict=True):
-            kept.append(told)
-    assert tensorflow == ["False"] * 3
-    assert min(map(float, seconds)) < 0.5
-    assert min(map(int, kibibytes)) < 100 * 1024
+        seconds, kibibytes, tensorflow = run.stdout.split()
+        if float(seconds) < 0.5:
+            break
+    assert tensorflow == "False"
+    assert float(seconds) < 0.5
+    assert int(kibibytes) < 100 * 1024

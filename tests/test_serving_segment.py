@@ -2,18 +2,25 @@
 
 import json
 import pathlib
+import shutil
+import subprocess
+import sys
 import time
 
 import cv2
+import dicom_files
 import fake_server
 import grpc
 import numpy as np
 import pytest
 
 from data_pipeline import raster
+from data_pipeline import read as read_scan
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Mask, Scan
 from serving import client, collect, report, segment
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -181,6 +188,30 @@ def test_a_server_that_goes_for_good_ends_the_run_with_what_is_done(fake, images
     assert len(fake.requests) == 1 + 3  # each scan once
 
 
+def test_a_client_that_is_killed_goes_on_where_it_was(fake, address, images, tmp_path):
+    for number in range(5, 40):
+        shutil.copy(images / "3.png", images / f"{number}.png")
+    fake.delay_s = 0.02
+    out = tmp_path / "out"
+    flags = [images, "--server", address, "--model", "fake", "--out", out]
+    command = [sys.executable, "-m", "serving.segment", *map(str, flags)]
+    killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    journal = out / ".segment.jsonl"
+    while not journal.exists() or journal.read_text().count("\n") < 5:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    before = journal.read_text().count("\n")
+    assert before < 40
+    fake.requests.clear()
+    assert run(*flags) == 0
+    assert len(fake.requests) == 1 + 40 - before  # for the spec, and for what was left
+    cases = [json.loads(line)["case"] for line in journal.read_text().splitlines()]
+    assert sorted(cases) == sorted(str(number) for number in range(40))
+    assert told(out)["done"] == 40
+
+
 def test_no_server_is_one_clear_line(images, tmp_path, capsys):
     assert run(images, "--server", "127.0.0.1:9", "--model", "m", "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
@@ -265,6 +296,56 @@ def test_a_folder_of_dicom_is_one_ct_but_as_many_x_rays(tmp_path):
     (series / "README").write_text("not DICOM")
     assert names([tmp_path], "CT") == ["1.2.840"]
     assert names([tmp_path], "XR") == ["1", "2", "IM3"]
+
+
+@pytest.fixture
+def study(tmp_path) -> pathlib.Path:
+    """Two series of a CT, a PET in step with them, a localizer and a report of the dose."""
+    study = tmp_path / "study"
+    for number, kernel in (("2", "B30f"), ("7", "B70f")):
+        tags = {"SeriesNumber": number, "SeriesInstanceUID": f"1.2.{number}"}
+        dicom_files.series(study / number, ConvolutionKernel=kernel, **tags)
+    pixels = np.zeros((4, 6), np.uint16)
+    for name, tags in {
+        "pet": {"Modality": "PT", "SeriesInstanceUID": "1.2.8", "SeriesNumber": "8"},
+        "scout": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": "1.2.1"},
+    }.items():
+        dicom_files.save(study / f"{name}.dcm", dicom_files.ct(pixels, **tags))
+    report_of_dose = dicom_files.ct(pixels, Modality="SR", SeriesInstanceUID="1.2.9")
+    del report_of_dose.Rows, report_of_dose.Columns, report_of_dose.PixelData
+    dicom_files.save(study / "dose.dcm", report_of_dose)
+    return study
+
+
+def test_each_series_of_a_study_is_a_scan(study, tmp_path, monkeypatch):
+    assert names([study], "CT") == ["study-2", "study-7"]
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", study)
+    assert names([pathlib.Path(archive)], "CT") == ["archive-2", "archive-7"]
+    for whole in (study, pathlib.Path(archive)):
+        for item in collect.items([whole], "CT", tmp_path / "out"):
+            assert read_scan.scan(item.path, "CT").shape == (5, 4, 6)
+    monkeypatch.chdir(study)
+    assert names([pathlib.Path()], "CT") == ["study-2", "study-7"]
+
+
+def test_a_series_alone_beside_a_report_needs_no_number(study):
+    shutil.rmtree(study / "7")
+    (study / "pet.dcm").unlink()
+    assert names([study], "CT") == ["study"]
+    assert read_scan.scan(study, "CT").shape == (5, 4, 6)
+
+
+def test_a_series_that_changes_is_another_one(study, tmp_path):
+    [item, _] = collect.items([study], "CT", tmp_path / "out")
+    before = item.fingerprint()
+    assert item.fingerprint() == before
+    (study / "2" / "00.dcm").touch()
+    assert item.fingerprint() != before
+
+
+def test_a_damaged_study_is_left_to_its_own_turn(study):
+    (study / "2" / "00.dcm").write_bytes(b"damaged")
+    assert names([study], "CT") == ["study"]
 
 
 def test_extent_is_in_ml_where_spacing_is_known():

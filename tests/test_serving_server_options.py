@@ -82,7 +82,7 @@ def test_tls_is_spoken_and_client_certificates_are_checked(tmp_path, half, certi
             options = [("grpc.ssl_target_name_override", "localhost")]
             with grpc.secure_channel(target, known, options) as channel:
                 stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-                reply = stub.Predict(predict_request(2, 4), timeout=30)
+                reply = stub.Predict(predict_request(2, 4), timeout=120)
                 content = reply.outputs["y"].tensor_content
                 assert np.frombuffer(content, np.float32).tolist() == [3.0, 4.0]
                 assert not reply.outputs["y"].float_val
@@ -165,7 +165,7 @@ def test_batching_and_config_reload_by_file_and_by_call(tmp_path, half):
             request.config.model_config_list.config.add(
                 name="called", base_path=str(half), model_platform="tensorflow"
             )
-            management.HandleReloadConfigRequest(request, timeout=60)
+            management.HandleReloadConfigRequest(request, timeout=300)
             assert stub.Predict(predict_request(2, name="called")).outputs["y"].float_val == [3.0]
             wait(lambda: state(management, "half") == "END")
 
@@ -177,7 +177,7 @@ def state(management, name: str) -> str:
     return get_model_status_pb2.ModelVersionStatus.State.Name(version.state)
 
 
-def wait(condition, timeout_s=30.0):
+def wait(condition, timeout_s=120.0):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

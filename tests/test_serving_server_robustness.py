@@ -83,7 +83,7 @@ def predict_request(array: np.ndarray, name: str = "half", key: str = "x"):
     return request
 
 
-def is_served(stub, timeout_s: float = 10.0) -> bool:
+def is_served(stub, timeout_s: float = 60.0) -> bool:
     return stub.Predict(predict_request(np.float32([2])), timeout=timeout_s).outputs[
         "y"
     ].float_val == [3.0]
@@ -101,7 +101,7 @@ def resident_mib(server) -> float:
 @pytest.mark.parametrize("shape", [(), (3,), (3, 3), (3, 3, 1), (1, 1, 3, 3, 1), (1, 3, 3, 2)])
 def test_a_wrong_rank_to_a_convolution_is_an_error_and_no_crash(server, stub, name, shape):
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Predict(predict_request(np.ones(shape, np.float32), name), timeout=30)
+        stub.Predict(predict_request(np.ones(shape, np.float32), name), timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     status, _ = server.post(
         f"/v1/models/{name}:predict", json.dumps({"inputs": np.ones(shape).tolist()})
@@ -137,7 +137,7 @@ def test_hostile_json_is_an_error_and_no_crash(server, stub, body):
 
 def test_a_body_that_is_announced_too_large_is_refused_unread(server):
     head = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.rest_port), 10) as client:
+    with socket.create_connection(("127.0.0.1", server.rest_port), 60) as client:
         client.sendall(head % 10**12)
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
 
@@ -150,6 +150,7 @@ def test_a_large_body_does_not_keep_others_waiting(server, stub):
     sender = threading.Thread(
         target=lambda: reply.append(server.post("/v1/models/half:predict", body))
     )
+    began = time.monotonic()
     sender.start()
     longest = 0.0
     while sender.is_alive():
@@ -157,10 +158,11 @@ def test_a_large_body_does_not_keep_others_waiting(server, stub):
         assert is_served(stub)
         longest = max(longest, time.monotonic() - start)
     sender.join()
+    whole = time.monotonic() - began
     status, text = reply[0]
     assert status == 200
     assert json.loads(text)["outputs"][700] == 700 / 7 / 2 + 2
-    assert longest < 3.0  # seconds; two busy cores, and this process parses too
+    assert longest < whole / 2  # however slow the machine: nobody waited for the large one
 
 
 # Connections.
@@ -186,15 +188,14 @@ def test_clients_that_stop_in_the_middle_keep_nobody_waiting(server, stub):
         never = threading.Event()
 
         def half_a_request():
-            never.wait(60)
+            never.wait(300)
             yield b""
 
         call = other.stream_unary(PREDICTION + "Predict")
         stalled = [call.future(half_a_request()) for _ in range(100)]
-        start = time.monotonic()
-        assert is_served(stub, 20)
+        assert is_served(stub)
         assert server.post("/v1/models/half:predict", '{"inputs": 2}')[0] == 200
-        assert time.monotonic() - start < 10
+        assert not any(one.done() for one in stalled)
         for one in stalled:
             one.cancel()
         never.set()
@@ -205,7 +206,7 @@ def test_clients_that_vanish_are_forgotten(server, stub):
     head = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
     for cut in (0, 10, len(body)):
         for _ in range(20):
-            with socket.create_connection(("127.0.0.1", server.rest_port), 10) as client:
+            with socket.create_connection(("127.0.0.1", server.rest_port), 60) as client:
                 linger = struct.pack("ii", 1, 0)  # reset instead of a polite goodbye
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 client.sendall(head % len(body) + body[:cut])
@@ -232,7 +233,7 @@ def test_1000_requests_at_once_over_each_api_are_all_answered(server, stub):
     stub.Predict(predict_request(array))
     before = resident_mib(server)
     calls = [stub.Predict.future(predict_request(array)) for _ in range(1000)]
-    assert all(call.result(60).outputs["y"].float_val[0] == 3.0 for call in calls)
+    assert all(call.result(300).outputs["y"].float_val[0] == 3.0 for call in calls)
 
     async def post_all() -> list[int]:
         connector = aiohttp.TCPConnector(limit=0)
@@ -336,7 +337,7 @@ def fuzz_grpc(channel: grpc.Channel, count: int) -> dict[str, int]:
     for index in range(count):
         method, body = rng.choice(known)
         body = odd_request(rng) if index % 2 else mutated(rng, body)
-        pending.append(calls["Predict" if index % 2 else method].future(body, timeout=60))
+        pending.append(calls["Predict" if index % 2 else method].future(body, timeout=300))
         if len(pending) == 64 or index == count - 1:
             for call in pending:
                 error = call.exception()
@@ -358,7 +359,7 @@ def fuzz_rest(server, count: int) -> dict[int, int]:
         ("known:predict", b'{"instances": [[[[1], [2], [3]], [[4], [5], [6]]]]}'),
     ]
     outcomes: dict[int, int] = {}
-    client = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    client = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=300)
     for _ in range(count):
         path, body = rng.choice(posts)
         body = mutated(rng, body)

@@ -96,7 +96,7 @@ def base(tmp_path):
     return tmp_path / "m"
 
 
-def until(condition, timeout_s=10.0):
+def until(condition, timeout_s=120.0):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

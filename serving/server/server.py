@@ -22,7 +22,6 @@ from serving.server import (
     grpc_api,
     memory,
     model_config,
-    ports,
     protos,
     rest_api,
     status,
@@ -111,8 +110,6 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        for port in (self._flags.port, self._flags.rest_api_port):
-            ports.check_free(self._flags.bind_address, port)
         if self._batching is not None:
             per_model = self._flags.enable_per_model_batching_parameters
             self._batcher = Batcher(self._batching, per_model=per_model)
@@ -204,7 +201,10 @@ class _Server:
         )
         await runner.setup()
         running.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, flags.bind_address, flags.rest_api_port).start()
+        try:
+            await web.TCPSite(runner, flags.bind_address, flags.rest_api_port).start()
+        except OSError as error:  # somebody took the port while the models were loaded
+            raise InputError(f"cannot listen on port {flags.rest_api_port}: {error}") from error
         logger.info("Exporting HTTP/REST API at:%s:%d ...", flags.bind_address, flags.rest_api_port)
 
     def _threads(self, configured: int) -> int:
