@@ -7,7 +7,6 @@ whole-number arithmetic on the scan's own grid, the same for evaluation and for 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from data_pipeline.spec import Cleaning, InputSpec
 
@@ -47,6 +46,9 @@ def _one(plane: np.ndarray, rule: Cleaning, within: np.ndarray | None) -> np.nda
 
 def _filled(plane: np.ndarray) -> np.ndarray:
     """Fills what cannot be left without crossing the mask; in a volume, slice by slice."""
+    # Deferred, here and below: it is half of what a client would load.
+    from scipy import ndimage
+
     if plane.ndim == 2:
         return np.asarray(ndimage.binary_fill_holes(plane))
     return np.stack([ndimage.binary_fill_holes(one) for one in plane])
@@ -57,6 +59,8 @@ def _components(plane: np.ndarray, smallest: float, largest: int) -> np.ndarray:
 
     Of two equally large ones the one that begins earlier in the array is kept.
     """
+    from scipy import ndimage
+
     numbers, count = ndimage.label(plane)
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")
