@@ -5,8 +5,9 @@ augmented the same way in any order, on any worker, before and after a resume.
 """
 
 import dataclasses
-import itertools
+import math
 
+import cv2
 import numpy as np
 import tensorflow as tf
 
@@ -57,62 +58,83 @@ def augment(
     Returns:
       The image, again in [0, 1], and the target. What comes from beyond the tile is 0.
     """
-    channels = image.shape[-1]
-    coordinates = _coordinates(image.shape[:-1], seed, policy)
-    moved = warp(tf.concat([image, target], axis=-1), coordinates)
-    return _recolour(moved[..., :channels], seed, policy), moved[..., channels:]
+    shape = image.shape[:-1]
+    draws = _draw(len(shape), seed, policy)
+    coordinates = _coordinates(shape, draws, policy)
+    # One after the other: joining and parting them takes longer than a second call.
+    moved = warp(image, coordinates)
+    return _recolour(moved, draws, seed, policy), warp(target, coordinates)
 
 
-def _uniform(seed: tf.Tensor, salt: int, shape: tuple[int, ...], limit: float = 1.0) -> tf.Tensor:
-    """Returns values in [-limit, limit]; `salt` tells one use from another."""
-    own = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), salt)
-    return tf.random.stateless_uniform(shape, own, -limit, limit)
+@dataclasses.dataclass(frozen=True)
+class _Draws:
+    """All that is random of a sample but its noise: float32 in [-1, 1]."""
+
+    shift: tf.Tensor  # (rank,)
+    stretch: tf.Tensor  # (rank,)
+    flip: tf.Tensor  # (rank,)
+    pose: tf.Tensor  # (3,): angle, quarter turns, scale
+    colour: tf.Tensor  # (6,)
+    elastic: tf.Tensor  # (rank, cells, ..., cells)
 
 
-def _coordinates(shape: tuple[int, ...], seed: tf.Tensor, policy: Policy) -> tf.Tensor:
-    """Returns where each output pixel comes from: float32 (rank, *shape), in pixels."""
-    rank = len(shape)
+def _draw(rank: int, seed: tf.Tensor, policy: Policy) -> _Draws:
+    """Draws once for all uses: each draw of its own would cost as much as this one."""
+    cells = (rank, *[policy.elastic_cells] * rank) if policy.elastic else (0,)
+    sizes = [rank, rank, rank, 3, 6, math.prod(cells)]
+    drawn = tf.random.stateless_uniform((sum(sizes),), tf.cast(seed, tf.int64), -1.0, 1.0)
+    *parts, elastic = tf.split(drawn, sizes)
+    return _Draws(*parts, tf.reshape(elastic, cells))
+
+
+def _coordinates(shape: tuple[int, ...], draws: _Draws, policy: Policy) -> tf.Tensor:
+    """Returns where each output pixel comes from: float32 (rank, *shape), in pixels.
+
+    Affine and elastic parts are one small tensor, which a matrix for each axis spreads over the
+    grid: its columns are the weights of the elastic grid's cells, a ramp, and ones.
+    """
+    rank, cells = len(shape), policy.elastic_cells if policy.elastic else 0
     sides = np.asarray(shape, np.float32)
-    grid = np.stack(np.meshgrid(*[np.arange(s, dtype=np.float32) for s in shape], indexing="ij"))
-    centred = (grid - (sides.reshape(-1, *[1] * rank) - 1) / 2).reshape(rank, -1)
-    matrix = _matrix(rank, seed, policy)
-    shift = _uniform(seed, 1, (rank, 1), policy.shift) * sides[:, None]
-    moved = tf.matmul(matrix, centred) + shift + (sides[:, None] - 1) / 2
-    moved = tf.reshape(moved, (rank, *shape))
-    if not policy.elastic:
-        return moved
-    coarse = _uniform(seed, 2, (rank, *[policy.elastic_cells] * rank), policy.elastic)
-    for axis, side in enumerate(shape):
-        weights = geometry.axis_weights(
-            np.arange(policy.elastic_cells, dtype=np.float64), np.arange(side, dtype=np.float64)
-        ).astype(np.float32)
-        coarse = tf.transpose(
-            tf.tensordot(coarse, tf.constant(weights), axes=[[axis + 1], [1]]),
-            [0, *[1 + o for o in _move_last_to(axis, rank)]],
-        )
-    return moved + coarse * sides.reshape(-1, *[1] * rank)
+    offset = draws.shift * policy.shift * sides + (sides - 1) / 2
+    affine = tf.concat([_matrix(rank, draws, policy), offset[:, None]], axis=1)
+    small = tf.tensordot(affine, _basis(rank, cells), axes=1)
+    if cells:
+        strength = policy.elastic * sides.reshape(-1, *[1] * rank)
+        small += tf.pad(draws.elastic * strength, [[0, 0]] + [[0, 2]] * rank)
+    for side in shape:  # each time the next axis is spread, and becomes the last
+        small = tf.tensordot(small, _spread(side, cells), axes=[[1], [1]])
+    return small
 
 
-def _move_last_to(axis: int, rank: int) -> list[int]:
-    order = list(range(rank - 1))
-    order.insert(axis, rank - 1)
-    return order
+def _basis(rank: int, cells: int) -> np.ndarray:
+    """Returns where a coordinate's factors of each axis, and its offset, stand in the tensor."""
+    basis = np.zeros((rank + 1, *[cells + 2] * rank), np.float32)
+    for axis in range(rank + 1):
+        basis[(axis, *(cells if a == axis else cells + 1 for a in range(rank)))] = 1.0
+    return basis
 
 
-def _matrix(rank: int, seed: tf.Tensor, policy: Policy) -> tf.Tensor:
+def _spread(side: int, cells: int) -> np.ndarray:
+    """Returns the matrix (side, cells + 2) that spreads one axis."""
+    pixels = np.arange(side, dtype=np.float64)
+    columns = [pixels[:, None] - (side - 1) / 2, np.ones((side, 1))]
+    if cells:
+        columns.insert(0, geometry.axis_weights(np.arange(cells, dtype=np.float64), pixels))
+    return np.hstack(columns).astype(np.float32)
+
+
+def _matrix(rank: int, draws: _Draws, policy: Policy) -> tf.Tensor:
     """Returns the linear part, from output to input coordinates: float32 (rank, rank)."""
-    angle = _uniform(seed, 3, (), policy.rotate_degrees * np.pi / 180)
+    angle = draws.pose[0] * policy.rotate_degrees * np.pi / 180
     if policy.quarter_turns:
-        angle += np.pi / 2 * tf.floor((_uniform(seed, 4, ()) + 1) * 2)
+        angle += np.pi / 2 * tf.floor((draws.pose[1] + 1) * 2)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    plane = tf.stack([tf.stack([cos, -sin]), tf.stack([sin, cos])])
-    rotation = tf.linalg.LinearOperatorBlockDiag(
-        [tf.linalg.LinearOperatorIdentity(1)] * (rank - 2)
-        + [tf.linalg.LinearOperatorFullMatrix(plane)]
-    ).to_dense()
-    scale = tf.exp(_uniform(seed, 5, (), policy.scale) + _uniform(seed, 6, (rank,), policy.stretch))
+    plane = tf.reshape(tf.stack([cos, -sin, sin, cos]), (2, 2))
+    before = rank - 2  # axes that are not turned
+    rotation = tf.pad(plane, [[before, 0]] * 2) + np.diag([1.0] * before + [0.0] * 2)
+    scale = tf.exp(draws.pose[2] * policy.scale + draws.stretch * policy.stretch)
     flip = (False,) * (rank - len(policy.flip)) + policy.flip
-    sign = tf.where(flip & (_uniform(seed, 7, (rank,)) > 0), -1.0, 1.0)
+    sign = tf.where(flip & (draws.flip > 0), -1.0, 1.0)
     return rotation * (scale * sign)[None, :]
 
 
@@ -126,51 +148,95 @@ def warp(values: tf.Tensor, coordinates: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 (*out_shape, depth).
     """
+    if len(values.shape) == 3:
+        remapped = tf.numpy_function(_remap, (values, coordinates), tf.float32)
+        return tf.ensure_shape(remapped, (*coordinates.shape[1:], values.shape[-1]))
+    return _interpolated(values, coordinates)
+
+
+def _remap(values: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Samples slices with OpenCV, in a tenth of the time that TensorFlow's gathers take."""
+    rows, cols = coordinates
+    parts = [
+        cv2.remap(values[..., first : first + 4], cols, rows, cv2.INTER_LINEAR)
+        for first in range(0, values.shape[-1], 4)  # OpenCV takes four channels at once
+    ]
+    return np.dstack(parts)
+
+
+def _interpolated(values: tf.Tensor, coordinates: tf.Tensor) -> tf.Tensor:
+    """Samples a slice or a volume in TensorFlow ops."""
     shape = values.shape[:-1]
     padded = tf.pad(values, [[1, 1]] * len(shape) + [[0, 0]])
-    flat = tf.reshape(padded, (-1, values.shape[-1]))
     places = [
         tf.clip_by_value(coordinates[a] + 1, 0, side + 1 - 1e-3) for a, side in enumerate(shape)
     ]
     lower = [tf.floor(p) for p in places]
-    share = [p - low for p, low in zip(places, lower, strict=True)]
-    lower = [tf.cast(low, tf.int32) for low in lower]
-    result = tf.zeros((*coordinates.shape[1:], values.shape[-1]))
-    for corner in itertools.product((0, 1), repeat=len(shape)):
-        index = tf.zeros_like(lower[0])
-        weight = tf.ones_like(share[0])
-        for axis, bit in enumerate(corner):
-            index = index * (shape[axis] + 2) + lower[axis] + bit
-            weight *= share[axis] if bit else 1 - share[axis]
-        result += weight[..., None] * tf.gather(flat, index)
-    return result
+    shares = [p - low for p, low in zip(places, lower, strict=True)]
+    # Counted in whole numbers: float32 does not hold those of a large volume.
+    index = tf.zeros((), tf.int32)
+    for low, side in zip(lower, shape, strict=True):
+        index = index * (side + 2) + tf.cast(low, tf.int32)
+    strides = [math.prod(side + 2 for side in shape[a + 1 :]) for a in range(len(shape))]
+    # A plane at a time: broadcasting weights over few channels takes several times as long.
+    planes = [
+        _between(tf.reshape(plane, (-1,)), index, strides, shares)
+        for plane in tf.unstack(padded, axis=-1)
+    ]
+    return tf.stack(planes, axis=-1)
 
 
-def _recolour(image: tf.Tensor, seed: tf.Tensor, policy: Policy) -> tf.Tensor:
+def _between(
+    flat: tf.Tensor, index: tf.Tensor, strides: list[int], shares: list[tf.Tensor]
+) -> tf.Tensor:
+    """Interpolates along each axis between the value at `index` and the next."""
+    if not strides:
+        return tf.gather(flat, index)
+    here = _between(flat, index, strides[1:], shares[1:])
+    after = _between(flat[strides[0] :], index, strides[1:], shares[1:])
+    return here + shares[0] * (after - here)
+
+
+def _recolour(image: tf.Tensor, draws: _Draws, seed: tf.Tensor, policy: Policy) -> tf.Tensor:
     """Changes contrast, brightness, gamma, sharpness and noise of an image in [0, 1]."""
-    draws = _uniform(seed, 8, (6,))
-    middle = tf.reduce_mean(image)
-    image = (image - middle) * tf.exp(policy.contrast * draws[0]) + middle
-    image = tf.clip_by_value(image + policy.brightness * draws[1], 0.0, 1.0)
-    image = tf.pow(image, tf.exp(policy.gamma * draws[2]))
+    colour = draws.colour
+    contrast = tf.exp(policy.contrast * colour[0])
+    middle = tf.reduce_mean(image) * (1 - contrast) + policy.brightness * colour[1]
+    image = tf.clip_by_value(image * contrast + middle, 0.0, 1.0)
+    # As tf.pow, in a fifth of the time: Eigen has vector code for these two.
+    image = tf.exp(tf.exp(policy.gamma * colour[2]) * tf.math.log(image))
     if policy.invert:
-        image = tf.where((draws[5] + 1) / 2 < policy.invert, 1.0 - image, image)
+        image = tf.where((colour[5] + 1) / 2 < policy.invert, 1.0 - image, image)
     if policy.blur:
-        image = tf.where((draws[3] + 1) / 2 < policy.blur, _blurred(image), image)
+        image = tf.cond((colour[3] + 1) / 2 < policy.blur, lambda: _blurred(image), lambda: image)
     if policy.noise:
-        own = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), 9)
-        strength = policy.noise * (draws[4] + 1) / 2
-        image += strength * tf.random.stateless_normal(image.shape, own)
+        image += policy.noise * (colour[4] + 1) / 2 * _normal(tuple(image.shape), seed)
     return tf.clip_by_value(image, 0.0, 1.0)
+
+
+def _normal(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
+    """Draws from the standard normal distribution, by Box and Muller's transform.
+
+    In a third of the time of tf.random.stateless_normal, which computes it a number at a time.
+    """
+    count = math.prod(shape)
+    own = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), 1)
+    radius, angle = tf.unstack(tf.random.stateless_uniform((2, (count + 1) // 2), own))
+    radius = tf.sqrt(-2.0 * tf.math.log(1.0 - radius))  # uniform in [0, 1), so never log(0)
+    angle *= 2 * np.pi
+    both = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)
+    return tf.reshape(both[:count], shape)
 
 
 def _blurred(image: tf.Tensor) -> tf.Tensor:
     """Applies the binomial kernel (1, 2, 1) / 4 along every axis."""
-    for axis in range(len(image.shape) - 1):
-        paddings = [[1, 1] if a == axis else [0, 0] for a in range(len(image.shape))]
-        padded = tf.pad(image, paddings, "SYMMETRIC")
-        before, _, after = (
-            tf.gather(padded, tf.range(o, o + image.shape[axis]), axis=axis) for o in range(3)
-        )
-        image = (before + 2 * image + after) / 4
+    rank = len(image.shape)
+    for axis in range(rank - 1):
+        padded = tf.pad(image, [[int(a == axis)] * 2 for a in range(rank)], "SYMMETRIC")
+        after = [2 * int(a == axis) for a in range(rank)]
+        image = (
+            tf.slice(padded, [0] * rank, image.shape)
+            + 2 * image
+            + tf.slice(padded, after, image.shape)
+        ) / 4
     return image

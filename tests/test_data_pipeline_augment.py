@@ -87,6 +87,29 @@ def test_warp_interpolates_linearly_and_is_zero_beyond_the_border():
     )
 
 
+@pytest.mark.parametrize("channels", [1, 2, 7])
+def test_opencv_samples_slices_as_tensorflow_does(channels):
+    rng = np.random.default_rng(1)
+    values = tf.constant(rng.random((20, 30, channels), np.float32))
+    # OpenCV rounds places to a 32nd of a pixel, so these are such places; some lie outside.
+    places = tf.constant(rng.integers(-3 * 32, 33 * 32, (2, 11, 13)).astype(np.float32) / 32)
+    expected = augment._interpolated(values, places)
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(augment.warp(values, places), expected, atol=2e-3)
+
+
+def test_noise_is_standard_normal():
+    drawn = np.asarray(augment._normal((101, 201), SEED)).ravel()
+    assert np.isfinite(drawn).all()
+    assert abs(drawn.mean()) < 4 / 142  # four standard errors of 20,301 draws
+    assert abs(drawn.std() - 1) < 4 / 201
+    # Within one, two and three standard deviations, by the table of the normal distribution.
+    shares = [(np.abs(drawn) < limit).mean() for limit in (1, 2, 3)]
+    np.testing.assert_allclose(shares, [0.6827, 0.9545, 0.9973], atol=0.013)
+    other = np.asarray(augment._normal((101, 201), tf.constant([3, 15], tf.int64))).ravel()
+    assert abs(np.corrcoef(drawn, other)[0, 1]) < 4 / 142
+
+
 def test_blur_is_the_binomial_kernel():
     spike = np.zeros((5, 5, 1), np.float32)
     spike[2, 2] = 1.0
