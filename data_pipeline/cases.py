@@ -3,12 +3,13 @@
 import csv
 import dataclasses
 import pathlib
+import posixpath
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from data_pipeline import labels as known_labels
-from data_pipeline import masks, orientation, read
+from data_pipeline import masks, orientation, read, remote
 from data_pipeline.errors import InputError
 from data_pipeline.orientation import Stored
 from data_pipeline.scan import MODALITIES, Mask, Scan
@@ -65,35 +66,48 @@ class Case:
 
 
 def load(where: pathlib.Path | str = SAMPLE) -> list[Case]:
-    """Reads a manifest, or the manifest.csv of a folder.
+    """Reads a manifest, or the manifest.csv of a folder; also one in object storage.
 
     Raises:
       InputError: if there is none, or naming the row and column that cannot be used.
     """
-    path = pathlib.Path(where)
-    path = path / "manifest.csv" if path.is_dir() else path
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [c for c in REQUIRED_COLUMNS if c not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(
-                    f"{path} lacks the column {', '.join(missing)}; it needs "
-                    f"{', '.join(REQUIRED_COLUMNS)} and may have "
-                    f"{', '.join(f.name for f in dataclasses.fields(Case)[3:])}"
-                )
-            cases = [_case(row, path, line) for line, row in enumerate(reader, start=2)]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; `data_pipeline.index` writes one") from None
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    path = manifest_file(pathlib.Path(where))
+    with remote.here(path) as file:
+        cases = _rows(file, path)
     _check_unique(cases, path)
     return cases
 
 
+def manifest_file(path: pathlib.Path) -> pathlib.Path:
+    """Returns the manifest that a path names: itself, or the manifest.csv of a folder."""
+    # A store has no folders that could be asked for, so there the name decides.
+    is_folder = path.suffix != ".csv" if remote.is_remote(path) else path.is_dir()
+    return path / "manifest.csv" if is_folder else path
+
+
+def _rows(file: pathlib.Path, path: pathlib.Path) -> list[Case]:
+    """Reads the rows of a manifest that lies at `path`, from a file here."""
+    told = remote.name(path)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            reader = csv.DictReader(opened)
+            missing = [c for c in REQUIRED_COLUMNS if c not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{told} lacks the column {', '.join(missing)}; it needs "
+                    f"{', '.join(REQUIRED_COLUMNS)} and may have "
+                    f"{', '.join(f.name for f in dataclasses.fields(Case)[3:])}"
+                )
+            return [_case(row, path, line) for line, row in enumerate(reader, start=2)]
+    except FileNotFoundError:
+        raise InputError(f"{told} does not exist; `data_pipeline.index` writes one") from None
+    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
+        raise InputError(f"{told} is not a CSV file in UTF-8: {error}") from error
+
+
 def _case(row: dict[str, str | None], manifest: pathlib.Path, line: int) -> Case:
     text = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-    where = f"{manifest}, line {line}"
+    where = f"{remote.name(manifest)}, line {line}"
     if not text["id"] or not text["image"]:
         raise InputError(f"{where}: id and image must not be empty")
     if text["modality"] not in MODALITIES:
@@ -104,7 +118,7 @@ def _case(row: dict[str, str | None], manifest: pathlib.Path, line: int) -> Case
     for field in dataclasses.fields(Case):
         value = text.get(field.name, "")
         if field.name in _PATH_COLUMNS:
-            values[field.name] = manifest.parent.resolve() / value if value else None
+            values[field.name] = _beside(manifest, value) if value else None
         elif field.name.startswith("rescale_"):
             values[field.name] = _number(value, f"{where}: {field.name}") if value else None
         elif field.name.endswith("_values"):
@@ -112,6 +126,16 @@ def _case(row: dict[str, str | None], manifest: pathlib.Path, line: int) -> Case
         else:
             values[field.name] = value
     return Case(**values)  # type: ignore[arg-type]
+
+
+def _beside(manifest: pathlib.Path, value: str) -> pathlib.Path:
+    """Returns what a path in a manifest leads to: relative to it, unless it is whole."""
+    path = pathlib.Path(value)
+    if remote.is_remote(path):
+        return path
+    if remote.is_remote(manifest):  # where no file system resolves ".."
+        return pathlib.Path(posixpath.normpath(manifest.parent / path))
+    return manifest.parent.resolve() / path
 
 
 def _number(value: str, what: str) -> float:
@@ -132,7 +156,9 @@ def _check_unique(cases: Sequence[Case], manifest: pathlib.Path) -> None:
     seen: set[str] = set()
     for case in cases:
         if case.id in seen:
-            raise InputError(f"{manifest}: id {case.id!r} stands twice; each case needs its own")
+            raise InputError(
+                f"{remote.name(manifest)}: id {case.id!r} stands twice; each case needs its own"
+            )
         seen.add(case.id)
 
 
@@ -170,7 +196,10 @@ def read_mask(case: Case, labels: Sequence[str], grid: tuple[int, ...]) -> Mask:
         assert path is not None  # noqa: S101 - annotated() says so; this tells the type checker
         stored = read.placed_classes(path)
         if stored.values.shape != grid:
-            raise InputError(f"{path} is {stored.values.shape}, its image {case.image} is {grid}")
+            raise InputError(
+                f"{remote.name(path)} is {stored.values.shape}, its image "
+                f"{remote.name(case.image)} is {grid}"
+            )
         _check_place(case, path, stored)
         plane[...] = _foreground(stored.values, case.mask_values(label), path)
     return Mask(planes, present)
@@ -182,8 +211,9 @@ def _foreground(values: np.ndarray, wanted: tuple[int, ...], path: pathlib.Path)
     found = masks.distinct(values)
     if found[0] < 0 or len(found) > _MOST_CLASSES:
         raise InputError(
-            f"{path} holds {len(found)} different values from {found[0]} to {found[-1]}: that is "
-            "an image, or a mask blurred by JPEG or resizing; store 0 and 255, or class numbers"
+            f"{remote.name(path)} holds {len(found)} different values from {found[0]} to "
+            f"{found[-1]}: that is an image, or a mask blurred by JPEG or resizing; store 0 and "
+            "255, or class numbers"
         )
     return values > 0
 
@@ -203,6 +233,6 @@ def _check_place(case: Case, path: pathlib.Path, mask: Stored) -> None:
         same = turn is None or turn.is_identity
     if not same:
         raise InputError(
-            f"{path} lies elsewhere than its image {case.image}: orientation, spacing or origin "
-            "differ in their headers"
+            f"{remote.name(path)} lies elsewhere than its image {remote.name(case.image)}: "
+            "orientation, spacing or origin differ in their headers"
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from data_pipeline import cases as case_files
-from data_pipeline import inference, intensity, read
+from data_pipeline import inference, intensity, read, remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
@@ -93,7 +93,10 @@ def open_store(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         try:
-            _write(progress(cases), spec, unfinished)
+            # As a case is read, tf.data fetches what of the next ones lies in object storage.
+            wanted = [[c.image, *(c.mask_path(label) for label in spec.labels)] for c in cases]
+            near = zip(progress(cases), remote.staged(wanted), strict=True)
+            _write((case for case, _ in near), spec, unfinished)
             _settle(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -111,10 +114,9 @@ def _settle(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
 
 def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
     files = [
-        (str(path), [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found])
+        (str(path), [(str(file), remote.stamp(file)) for file in read.files(path)] if path else [])
         for case in cases
         for path in (case.image, *(case.mask_path(label) for label in spec.labels))
-        for found in (read.files(path) if path else [],)
     ]
     rescale = [
         (c.id, c.rescale_slope, c.rescale_intercept, c.lung_values, c.infection_values)

@@ -1,4 +1,4 @@
-"""Reads a scan or a mask of any supported type, by what the file is."""
+"""Reads a scan or a mask of any supported type, by what the file is, wherever it lies."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from data_pipeline import dicom, doctor, nifti, orientation, raster, series, untrusted, volumes
+from data_pipeline import (
+    dicom,
+    doctor,
+    nifti,
+    orientation,
+    raster,
+    remote,
+    series,
+    untrusted,
+    volumes,
+)
 from data_pipeline.errors import InputError
 from data_pipeline.orientation import Stored
 from data_pipeline.scan import Scan
@@ -40,7 +50,8 @@ def scan(
 
     Args:
       path: a file, a ZIP archive of DICOM files, or a folder that holds one DICOM series; if it
-        holds several, FOLDER#NUMBER with the SeriesNumber (or the SeriesInstanceUID).
+        holds several, FOLDER#NUMBER with the SeriesNumber (or the SeriesInstanceUID). Any of
+        them also in object storage, see data_pipeline.remote.
       modality: "XR" or "CT".
       rescale_slope: for a CT whose file does not say so itself: HU = slope * stored + intercept.
       rescale_intercept: likewise, in HU; for example -2000 where a PNG stores HU + 2000.
@@ -54,9 +65,12 @@ def scan(
         rescale = (slope, rescale_intercept or 0.0)
         if modality != "CT":
             raise InputError(
-                f"{path}: rescale_slope and rescale_intercept are for CT, not {modality}"
+                f"{remote.name(path)}: rescale_slope and rescale_intercept are for CT, "
+                f"not {modality}"
             )
-    return _as_scan(str(path), modality, _canonical(path, _stored(path, modality, rescale)))
+    with remote.here(path) as file:
+        stored = _canonical(file, _stored(file, modality, rescale))
+        return _as_scan(remote.name(path), modality, stored)
 
 
 def scan_of_files(paths: Sequence[pathlib.Path], source: str) -> Scan:
@@ -116,6 +130,8 @@ def split_series(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 def files(path: pathlib.Path) -> list[pathlib.Path]:
     """Returns the files that a scan or mask is read from; none if the path leads nowhere."""
     whole, _ = split_series(path)
+    if remote.is_remote(path):
+        return remote.below(whole)
     if whole.is_dir():
         return sorted(file for file in whole.rglob("*") if file.is_file())
     return [whole] if whole.exists() else []
@@ -167,6 +183,11 @@ def placed_classes(path: pathlib.Path) -> Stored:
     Raises:
       InputError: naming the file, if it cannot be read or its values are not whole numbers.
     """
+    with remote.here(path) as file:
+        return _placed_classes(file)
+
+
+def _placed_classes(path: pathlib.Path) -> Stored:
     kind = suffix(path)
     if kind in VOLUMES:
         stored = _canonical(path, VOLUMES[kind](path))
@@ -193,13 +214,14 @@ def place(path: pathlib.Path) -> tuple[np.ndarray | None, orientation.Turn | Non
     Raises:
       InputError: naming the file, if it cannot be read.
     """
-    affine = _stored_affine(path)
-    if affine is None:
-        return None, None
-    try:
-        return affine, orientation.turn(affine)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    with remote.here(path) as file:
+        affine = _stored_affine(file)
+        if affine is None:
+            return None, None
+        try:
+            return affine, orientation.turn(affine)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
 
 
 def _stored_affine(path: pathlib.Path) -> np.ndarray | None:

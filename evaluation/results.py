@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from data_pipeline import cases
+from data_pipeline import cases, remote
 from data_pipeline import write as data_write
 from data_pipeline.cases import Case
 from evaluation import (
@@ -62,12 +62,14 @@ class Provenance:
         command: str,
     ) -> "Provenance":
         """Describes the evaluation that is running."""
-        file = manifest / "manifest.csv" if manifest.is_dir() else manifest
+        file = cases.manifest_file(manifest)
+        with remote.here(file) as local:
+            digest = hashlib.sha256(local.read_bytes()).hexdigest()
         return cls(
             command=command,
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             manifest=str(within_here(manifest)),
-            manifest_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            manifest_sha256=digest,
             split=split,
             seed=seed,
             entrants={entrant.name: entrant.describe() for entrant in entrants},

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from data_pipeline import cases as manifests
+from data_pipeline import remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from evaluation.entrants import Entrant
@@ -120,8 +121,8 @@ class _Training:
         self._cases = {c.id: c for c in manifest if c.id in run.splits}
         self._sizes = defaultdict(list)
         for case in self._cases.values():
-            if case.image.is_file():
-                self._sizes[case.image.stat().st_size].append(case)
+            if known := remote.stamp(case.image):
+                self._sizes[known.size_bytes].append(case)
         self._patients = {
             (c.dataset, c.patient_id)
             for c in self._cases.values()
@@ -142,8 +143,8 @@ class _Training:
         if self._same_case(case):
             parts.append(self._run.splits[case.id])
         # With folds, who held a case out is answered by its own network.
-        elif case.image.is_file():
-            twins = self._sizes.get(case.image.stat().st_size, [])
+        elif known := remote.stamp(case.image):
+            twins = self._sizes.get(known.size_bytes, [])
             parts += [
                 "train" if self._run.fold_of else self._run.splits[twin.id]
                 for twin in twins
@@ -157,9 +158,10 @@ class _Training:
         if case.id not in self._run.splits:
             return False
         before = self._cases.get(case.id)
-        if before is None or before.image == case.image or not before.image.is_file():
+        if before is None or before.image == case.image or not remote.stamp(before.image):
             return True
-        return case.image.is_file() and _digest(before.image) == _digest(case.image)
+        known = remote.stamp(case.image)
+        return known is not None and _digest(before.image) == _digest(case.image)
 
 
 def training_manifest(run: Run) -> list[Case]:
@@ -171,4 +173,5 @@ def training_manifest(run: Run) -> list[Case]:
 
 
 def _digest(path: pathlib.Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+    with remote.here(path) as local:
+        return hashlib.sha256(local.read_bytes()).digest()

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from data_pipeline import read
+from data_pipeline import read, remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from training import device
@@ -85,8 +85,11 @@ def data_hash(cases: tuple[Case, ...]) -> str:
         digest.update(case.id.encode())
         for path in (case.image, case.lung_mask, case.infection_mask):
             digest.update(b"|")  # a mask moved to another label's column is other data
-            for file in read.files(path) if path else []:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
+            if path is None:
+                continue
+            with remote.here(path) as local:
+                for file in read.files(local):
+                    digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
