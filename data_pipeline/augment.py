@@ -83,8 +83,8 @@ def _draw(rank: int, seed: tf.Tensor, policy: Policy) -> _Draws:
     cells = (rank, *[policy.elastic_cells] * rank) if policy.elastic else (0,)
     sizes = [rank, rank, rank, 3, 6, math.prod(cells)]
     drawn = tf.random.stateless_uniform((sum(sizes),), tf.cast(seed, tf.int64), -1.0, 1.0)
-    *parts, elastic = tf.split(drawn, sizes)
-    return _Draws(*parts, tf.reshape(elastic, cells))
+    shift, stretch, flip, pose, colour, elastic = tf.split(drawn, sizes)
+    return _Draws(shift, stretch, flip, pose, colour, tf.reshape(elastic, cells))
 
 
 def _coordinates(shape: tuple[int, ...], draws: _Draws, policy: Policy) -> tf.Tensor:
