@@ -34,6 +34,16 @@ def test_without_a_window_each_image_is_stretched_between_its_own_percentiles():
     np.testing.assert_allclose(got[1], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("percentiles", [(0.0, 100.0), (0.5, 99.5), (30.0, 50.0), (51.0, 99.9)])
+def test_percentiles_are_values_of_the_image_by_rank(percentiles):
+    images = noise(3, 32, 40, 1) - 100
+    spec = dataclasses.replace(XRAY, percentiles=percentiles)
+    for image, got in zip(images, intensity.normalise(images, spec).numpy(), strict=True):
+        ranks = [round(np.float32(1279 * p / 100)) for p in percentiles]
+        low, high = np.sort(image.ravel())[ranks]
+        np.testing.assert_array_equal(got, np.clip((image - low) / (high - low), 0, 1))
+
+
 @pytest.mark.parametrize("clahe", [False, True])
 def test_a_constant_image_becomes_finite_and_constant(clahe):
     images = np.full((1, 32, 40, 1), 117, np.float32)
