@@ -26,7 +26,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 
-from data_pipeline import errors
+from data_pipeline import errors, onednn
 from data_pipeline.errors import InputError
 from serving.server import flags as server_flags
 from serving.server import model_config, ports
@@ -204,6 +204,7 @@ def _docker_run(
     image = os.environ.get("TENSORFLOW_SERVING_IMAGE", DOCKER_IMAGE)
     return (
         *program, "run", "--rm", "--init", *publish, *mounts,
+        f"--env={onednn.VARIABLE}={os.environ[onednn.VARIABLE]}",
         "--entrypoint=tensorflow_model_server", image,
     )  # fmt: skip
 

@@ -13,7 +13,10 @@ otherwise, and finishes requests under way on SIGTERM.
 import logging
 import os
 
-from data_pipeline import errors
+from data_pipeline import (
+    errors,
+    onednn,  # noqa: F401 - before TensorFlow is imported
+)
 from serving.server import flags as server_flags
 from serving.server import model_config, ports
 

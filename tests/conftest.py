@@ -10,7 +10,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np
 import pytest
 
-from data_pipeline import phantom
+from data_pipeline import (
+    onednn,  # noqa: F401 - as in every command
+    phantom,
+)
 
 
 @pytest.fixture
