@@ -1,18 +1,21 @@
 """The contract of every model, trained or classical: a scan in, probabilities on its grid out."""
 
+import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants
 
 from data_pipeline import inference, intensity
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
-from models import answers, members
+from models import answers, folding, members
 from models.members import WEIGHTS
 
 
@@ -42,25 +45,30 @@ class Network:
         self.name = network.name
         self.spec = spec
         self.network = network
-        self._networks = (network, *others)
-        self._answer = answers.Answer(self._networks, spec)
-        self._predict = tf.function(
-            self.graph,
-            input_signature=[tf.TensorSpec((None, *spec.shape, spec.channels), tf.float32)],
-        )
+        self._answer = answers.Answer([folding.fold(one) for one in (network, *others)], spec)
 
-    def graph(self, voxels: tf.Tensor) -> tf.Tensor:
-        """Raw voxels in spec.units to probabilities, in TensorFlow ops; what an export holds."""
+    @functools.cached_property
+    def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Raw voxels of one tile in spec.units to its probabilities; evaluated, and exported.
+
+        From (1, *shape, channels) to (1, *shape, labels), in TensorFlow ops. Weights are
+        constants, which TensorFlow lays out for its kernels once instead of at every call.
+        """
+        tile = tf.TensorSpec((1, *self.spec.shape, self.spec.channels), tf.float32)
+        traced = tf.function(self._traced, input_signature=[tile]).get_concrete_function()
+        constant = convert_to_constants.convert_variables_to_constants_v2(traced)
+        return lambda voxels: constant(voxels)[0]
+
+    def _traced(self, voxels: tf.Tensor) -> tf.Tensor:
         return self._answer(intensity.normalise(voxels, self.spec))
 
-    @property
-    def variables(self) -> list[tf.Variable]:
-        """What `graph` reads."""
-        return [variable.value for network in self._networks for variable in network.variables]
-
     def predict(self, voxels: np.ndarray) -> np.ndarray:
-        """Returns probabilities (n, *shape, labels) of tiles (n, *shape, channels) of voxels."""
-        return np.asarray(self._predict(tf.constant(voxels, tf.float32)))
+        """Returns probabilities (n, *shape, labels) of tiles (n, *shape, channels) of voxels.
+
+        Tile by tile, as an export does it: kernels round differently for larger batches.
+        """
+        tiles = tf.constant(voxels, tf.float32)
+        return np.concatenate([self.graph(tile[None]) for tile in tiles])
 
     def probabilities(self, scan: Scan) -> np.ndarray:
         """See Segmenter."""

@@ -29,7 +29,7 @@ def write(network: Network, folder: pathlib.Path, drawn: Mapping[str, np.ndarray
       folder: must not exist.
       drawn: an input for each signature, none of it from a patient, for the warm-up.
     """
-    served = signatures.Served(network.graph, network.variables, network.spec)
+    served = signatures.Served(network.graph, network.spec)
     tf.saved_model.save(served, str(folder), signatures=served.functions())
     (folder / EXTRA).mkdir()
     network.spec.save(folder / EXTRA / _SPEC)

@@ -7,7 +7,7 @@ is `encoded` without the probabilities, which are a megabyte of JSON. `spec` tel
 the model takes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -34,23 +34,16 @@ _NOT_AS_SHOWN = (
 
 
 class Served(tf.Module):
-    """What is saved: the functions, and the variables that they read."""
+    """What is saved: the functions, their weights among their constants."""
 
-    def __init__(
-        self,
-        forward: Callable[[tf.Tensor], tf.Tensor],
-        variables: Sequence[tf.Variable],
-        spec: InputSpec,
-    ) -> None:
+    def __init__(self, forward: Callable[[tf.Tensor], tf.Tensor], spec: InputSpec) -> None:
         """Takes a network.
 
         Args:
-          forward: from voxels (n, *shape, channels) in spec.units to probabilities.
-          variables: what `forward` reads.
+          forward: from voxels (1, *shape, channels) in spec.units to probabilities.
           spec: what the network takes and gives.
         """
         super().__init__(name="served")
-        self._weights = list(variables)
         self._forward = forward
         self._spec = spec
         self._told = spec.to_json()

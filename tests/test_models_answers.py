@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import keras
 import numpy as np
 import pytest
 import tiny_network
@@ -98,7 +97,8 @@ def test_a_volume_is_resized_too():
     assert found.shape == (1, 8, 16, 16, 1)
     plain = network.network(tiles(spec, 1), training=False)
     larger = answers.Resized(network.network, 1.25)(tiles(spec, 1))
-    np.testing.assert_allclose(found, (np.asarray(plain) + np.asarray(larger)) / 2, atol=1e-6)
+    # Resampling rounds to multiples of 2**-16, and a difference in the last bit may tip it.
+    np.testing.assert_allclose(found, (np.asarray(plain) + np.asarray(larger)) / 2, atol=2**-16)
 
 
 def saved(folder, seed, **changes):
@@ -115,7 +115,6 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
     ensemble = segmenter.load(*(tmp_path / name for name in "abc"))
     expected = np.mean([one.predict(images) for one in singles], axis=0)
     np.testing.assert_allclose(ensemble.predict(images), expected, atol=1e-6)
-    assert len(ensemble.variables) == 3 * len(singles[0].variables)
 
 
 def test_each_member_of_an_ensemble_keeps_its_own_temperatures(tmp_path):
@@ -165,9 +164,8 @@ def test_x_rays_are_mirrored_left_to_right_and_slices_both_ways():
     assert tta.passes(tta.chosen(ct, "flips")) == 4
 
 
-def test_keras_layers_are_shared_by_all_sizes():
+def test_a_resized_network_has_the_weights_of_the_network_itself():
     network = unet.build(PLAIN, (4, 4))
-    before = len(network.variables)
-    spec = dataclasses.replace(PLAIN, scales=(0.5, 2.0))
-    assert len(segmenter.Network(network, spec).variables) == before
-    assert isinstance(network, keras.Model)
+    resized = answers.Resized(network, 2.0)
+    network.set_weights([np.zeros_like(weights) for weights in network.get_weights()])
+    assert np.all(resized(tiles(PLAIN, 1)) == 0.5)

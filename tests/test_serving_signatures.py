@@ -23,8 +23,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def served(network):
-    variables = [variable.value for variable in network.network.variables]
-    return signatures.Served(network.graph, variables, network.spec).functions()
+    return signatures.Served(network.graph, network.spec).functions()
 
 
 def encoded(served, *files: bytes):
@@ -219,8 +218,7 @@ def session_callable(folder, signature: str):
 def test_a_wrong_shape_is_an_invalid_argument_to_a_server_that_does_not_check(
     shape, network, tmp_path
 ):
-    variables = [variable.value for variable in network.network.variables]
-    module = signatures.Served(network.graph, variables, network.spec)
+    module = signatures.Served(network.graph, network.spec)
     tf.saved_model.save(module, str(tmp_path), signatures=module.functions())
     run = session_callable(tmp_path, "serving_default")
     with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible"):
