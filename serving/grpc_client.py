@@ -33,8 +33,15 @@ class GrpcConnection:
         self._channel = _channel(access)
         self._metadata = (("authorization", f"Bearer {access.token}"),) if access.token else ()
         service = "/tensorflow.serving"
-        self._predict = self._method(f"{service}.PredictionService/Predict", "Predict")
-        self._status = self._method(f"{service}.ModelService/GetModelStatus", "GetModelStatus")
+        self._predict = self._channel.unary_unary(
+            f"{service}.PredictionService/Predict",
+            messages.PredictRequest.SerializeToString,  # the reply stays bytes
+        )
+        self._status = self._channel.unary_unary(
+            f"{service}.ModelService/GetModelStatus",
+            messages.GetModelStatusRequest.SerializeToString,
+            messages.GetModelStatusResponse.FromString,
+        )
 
     def predict(
         self,
@@ -47,9 +54,7 @@ class GrpcConnection:
     ) -> Reply:
         """See connection.Connection."""
         request = request_for(model, signature, inputs, version=version, outputs=outputs)
-        response = self._call(self._predict, request)
-        named = {name: tensors.decode(tensor) for name, tensor in response.outputs.items()}
-        return Reply(named, response.model_spec.version.value)
+        return self._answer(request)
 
     def version(self, model: str, label: str = "") -> int:
         """See connection.Connection."""
@@ -58,7 +63,7 @@ class GrpcConnection:
             query = {"query": np.array([b"version"], object)}
             request = request_for(model, "spec", query)
             request.model_spec.version_label = label
-            return int(self._call(self._predict, request).model_spec.version.value)
+            return int(self._answer(request).version or 0)
         request = messages.GetModelStatusRequest()
         request.model_spec.name = model
         states = self._call(self._status, request).model_version_status
@@ -73,10 +78,12 @@ class GrpcConnection:
         """See connection.Connection."""
         self._channel.close()
 
-    def _method(self, path: str, name: str) -> Any:
-        request = getattr(messages, f"{name}Request")
-        response = getattr(messages, f"{name}Response")
-        return self._channel.unary_unary(path, request.SerializeToString, response.FromString)
+    def _answer(self, request: Any) -> Reply:
+        raw = self._call(self._predict, request)
+        try:
+            return Reply(*tensors.decode_reply(raw))
+        except ValueError as error:
+            raise connection.Refused(f"{self.access.address} answered {error}") from error
 
     def _call(self, method: Any, request: Any) -> Any:
         return connection.patiently(lambda: self._once(method, request), self.access)

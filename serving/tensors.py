@@ -1,8 +1,10 @@
 """NumPy arrays as TensorProto, and back: the typed fields and the raw bytes."""
 
+import math
 from typing import Any
 
 import numpy as np
+from google.protobuf import message
 
 from serving import messages
 
@@ -74,3 +76,40 @@ def decode(tensor: Any) -> np.ndarray:
         last = flat[-1:] if len(flat) else np.array([b""] if dtype == _BYTES else [0], dtype)
         flat = np.concatenate([flat, np.repeat(last, size - len(flat))])
     return flat.reshape(shape)
+
+
+def decode_reply(raw: bytes) -> tuple[dict[str, np.ndarray], int]:
+    """Returns the outputs of a serialised PredictResponse by name, and the version that answered.
+
+    Floats are taken as the bytes that they are on the wire, since a mask's 65,536 probabilities
+    one by one take milliseconds; where that does not fit, the reply is parsed by the letter.
+
+    Raises:
+      ValueError: if it is not a PredictResponse, or a tensor in it is none.
+    """
+    try:
+        reply = messages.PackedResponse.FromString(raw)
+        found = {name: _unpacked(tensor) for name, tensor in reply.outputs.items()}
+        named = {name: array for name, array in found.items() if array is not None}
+        if len(named) < len(found):
+            reply = messages.PredictResponse.FromString(raw)
+            named = {name: decode(tensor) for name, tensor in reply.outputs.items()}
+    except message.DecodeError as error:
+        raise ValueError(f"what is no PredictResponse: {error}") from error
+    return named, reply.model_spec.version.value
+
+
+def _unpacked(tensor: Any) -> np.ndarray | None:
+    """Returns the array of a PackedTensor; None if it has to be parsed by the letter."""
+    dtype, field = _TYPES.get(tensor.dtype, (_BYTES, ""))
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    if field == "string_val":
+        flat = np.array(list(tensor.string_val), object)
+    elif field in ("float_val", "double_val"):
+        content = tensor.tensor_content or getattr(tensor, field)
+        if len(content) % dtype.itemsize:
+            return None
+        flat = np.frombuffer(content, dtype)
+    else:
+        return None
+    return flat.reshape(shape) if len(flat) == math.prod(shape) else None

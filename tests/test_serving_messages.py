@@ -80,6 +80,55 @@ def test_we_read_the_typed_fields_that_a_server_answers_with(array):
     np.testing.assert_array_equal(tensors.decode(ours), array)
 
 
+def reply_of(array, field=None):
+    """A serialised reply with one output, x, in a typed field or in raw bytes."""
+    reply = messages.PredictResponse()
+    reply.model_spec.version.value = 7
+    tensor = reply.outputs["x"]
+    tensor.CopyFrom(tensors.encode(array))
+    if field:
+        tensor.ClearField("tensor_content")
+        getattr(tensor, field).extend(array.ravel().tolist())
+    return reply.SerializeToString()
+
+
+@by_type
+def test_a_reply_in_raw_bytes_is_read_with_its_version(array):
+    outputs, version = tensors.decode_reply(reply_of(array))
+    np.testing.assert_array_equal(outputs["x"], array)
+    assert (outputs["x"].dtype, version) == (array.dtype, 7)
+
+
+@pytest.mark.parametrize("field", ["float_val", "double_val"])
+def test_packed_floats_of_a_reply_are_read_as_they_are(field):
+    dtype = {"float_val": np.float32, "double_val": np.float64}[field]
+    array = np.array([[1.5, -0.0, np.inf], [np.pi, 1e-40, 3.0]], dtype)
+    found = tensors.decode_reply(reply_of(array, field))[0]["x"]
+    assert found.tobytes() == array.tobytes()
+    assert found.shape == (2, 3)
+
+
+def test_a_reply_that_is_packed_in_another_way_is_read_all_the_same():
+    reply = messages.PredictResponse()
+    tensor = reply.outputs["x"]
+    tensor.dtype = 1
+    tensor.tensor_shape.dim.add(size=4)
+    header = tensor.SerializeToString()
+    one, two, three, four = (np.float32(n).tobytes() for n in (1, 2, 3, 4))
+    unpacked = b"".join(b"\x2d" + value for value in (one, two, three, four))
+    pieces = b"\x2a\x08" + one + two + b"\x2a\x08" + three + four
+    for values in (unpacked, pieces, b"\x2a\x04" + one + b"\x2d" + two):
+        entry = b"\x0a\x01x\x12" + bytes([len(header + values)]) + header + values
+        found = tensors.decode_reply(b"\x0a" + bytes([len(entry)]) + entry)[0]["x"]
+        expected = [1, 2, 3, 4] if len(values) > 12 else [1, 2, 2, 2]
+        assert found.tolist() == expected
+
+
+def test_what_is_no_reply_is_refused():
+    with pytest.raises(ValueError, match="no PredictResponse"):
+        tensors.decode_reply(b"\xff")
+
+
 def test_a_last_value_stands_for_all_that_follow():
     tensor = messages.TensorProto(dtype=1, float_val=[1.0, 3.0])
     tensor.tensor_shape.dim.add(size=4)
