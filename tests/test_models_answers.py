@@ -92,7 +92,7 @@ def test_views_are_averaged_and_only_then_calibrated():
 
 def test_a_volume_is_resized_too():
     spec = InputSpec("CT", ("lung",), (8, 16, 16), "HU", window=(0.0, 1.0), scales=(1.25,))
-    network = segmenter.Network(unet.build(spec, (4, 4), stem=2), spec)
+    network = segmenter.Network(unet.build(spec, (4, 4)), spec)
     found = network.predict(tiles(spec, 1))
     assert found.shape == (1, 8, 16, 16, 1)
     plain = network.network(tiles(spec, 1), training=False)
