@@ -43,8 +43,16 @@ def test_a_row_holds_what_the_summary_says(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({"labels": [item]}))
     row = benchmark.rows_of(benchmark.TASKS[0], tmp_path)[0]
     assert row == (
-        "X-ray, lungs", "U-Net", "0.970", "0.080", "0.950 (0.940-0.960)", "24", "0.92",
+        "X-ray, lungs", "U-Net", "0.970", "0.080", "0.950 (0.940-0.960)", "24", "0.95", "0.05",
+        "0.92",
     )  # fmt: skip
+    assert len(row) == len(benchmark.HEADER)
+
+
+def test_every_model_of_the_table_stands_beside_the_published_figures():
+    assert set(benchmark.PUBLISHED) == {*benchmark.NETWORKS, benchmark.BASELINE}
+    assert benchmark.PUBLISHED["cnn"] == benchmark.Published(accuracy=0.90, loss=0.10, dice=0.85)
+    assert benchmark.PUBLISHED["threshold"].loss == 0.25
 
 
 def test_the_table_goes_between_the_markers_and_nothing_else_changes(tmp_path):
