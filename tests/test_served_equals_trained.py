@@ -13,10 +13,12 @@ import time
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_network
 
 from data_pipeline import cases, inference, phantom, split
+from evaluation import run
 from models import segmenter
 from serving import client, connection, export, segment, server_process
 from serving.connection import Access
@@ -41,15 +43,15 @@ def known(folder) -> list[cases.Case]:
 @pytest.fixture(scope="module")
 def trained(folder, known) -> segmenter.Network:
     """A network as it is read from a run directory."""
-    run = folder / "run"
-    run.mkdir()
+    path = folder / "run"
+    path.mkdir()
     network = tiny_network.build()
-    network.spec.save(run / "spec.json")
-    segmenter.save(run, network.network)
+    network.spec.save(path / "spec.json")
+    segmenter.save(path, network.network)
     config = {"data": str(folder / "phantoms" / "manifest.csv"), "model": "tiny"}
-    (run / "config.json").write_text(json.dumps(config))
-    split.save(run / "splits.csv", known, {case.id: "test" for case in known})
-    return segmenter.load(run)
+    (path / "config.json").write_text(json.dumps(config))
+    split.save(path / "splits.csv", known, {case.id: "test" for case in known})
+    return segmenter.load(path)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,30 @@ def test_segmented_masks_are_the_evaluated_ones(api, addresses, folder, evaluate
         np.testing.assert_array_equal(written(out, stem), planes)
     content = json.loads((out / "report.json").read_text())
     assert (content["done"], content["failed"], content["versions"]) == (8, 0, [1])
+
+
+def test_the_served_masks_score_exactly_as_the_trained_run_does(addresses, folder):
+    out = folder / "out-scored"
+    images = str(folder / "phantoms" / "images")
+    flags = ["--server", addresses["grpc"], "--model", NAME, "--out", str(out)]
+    with pytest.raises(SystemExit) as ended:
+        segment.main([images, *flags])
+    assert not ended.value.code
+    results = folder / "results"
+    assert not run.main([str(folder / "run"), "--masks", f"served={out}", "--out", str(results)])
+    rows = pd.read_csv(results / "scores.csv").set_index("model")
+    # A folder of masks has no probabilities, so no loss and no calibration.
+    rows = rows.drop(columns=["loss", "ece", "brier"])
+    trained, served = (rows.loc[name].reset_index(drop=True) for name in ("run", "served"))
+    assert len(trained) == 8 + 5  # lungs, and infection where it is annotated
+    assert trained["dice"].nunique() > 8
+    pd.testing.assert_frame_equal(trained, served, check_exact=True)
+    means = {
+        (item["model"], item["label"]): item["metrics"]["dice"]["mean"]
+        for item in json.loads((results / "summary.json").read_text())["labels"]
+    }
+    for label in ("lung", "infection"):
+        assert means["run", label] == means["served", label]
 
 
 @pytest.mark.parametrize("api", ["grpc", "rest"])
