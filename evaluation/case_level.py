@@ -1,24 +1,38 @@
-"""Scores of whole cases: is there infection, is it COVID-19, how much of the lung is infected.
+"""Scores of whole cases: is there infection, how severe is it, is it COVID-19.
 
-A mask model answers such questions by how much it outlines. The share of the grid that it
-outlines as infection ranks the cases; at POSITIVE_PERCENT or more the answer is yes. That limit
-was fixed beforehand and is not tuned on any test case.
+A mask model answers such questions by how much it outlines: the share of the image that it
+outlines as infection, or for severity the infected share of the lung, ranks the cases; at a
+limit or more the answer is yes. The limits were fixed beforehand and are not tuned on any case.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-from evaluation import statistics, strata
+from evaluation import areas, statistics, strata
 from evaluation.statistics import Estimate
 
 POSITIVE_PERCENT = 0.5  # of the image
+# Where the grades of severity begin, in percent of the lung; below the first is what shows any
+# infection at all. Morozov et al., MosMedData, arXiv:2005.06465: CT-0 to CT-4.
+GRADE_LIMITS_PERCENT = (25.0, 50.0, 75.0)
+GRADES = ("none", "up to 25 %", "25 to 50 %", "50 to 75 %", "from 75 %")
 
 INFECTED = "infection present"
 COVID = "COVID-19 against all others"
+SEVERE = f"severe: at least {GRADE_LIMITS_PERCENT[0]:g} % of the lung"
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Points of the ROC and precision-recall curves, from the highest score down."""
+
+    sensitivity: np.ndarray  # recall
+    false_positive_rate: np.ndarray
+    precision: np.ndarray  # NaN at the first point, where nothing is called positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +53,20 @@ class CaseLevel:
     sensitivity: Estimate
     specificity: Estimate
     accuracy: Estimate
+    curve: Curve
     warning: str  # why the answer may not mean what it seems to; "" if nothing is known
+
+
+@dataclasses.dataclass(frozen=True)
+class Severity:
+    """Grades of severity by the infected share of the lung, predicted against true."""
+
+    model: str
+    cases: int
+    matrix: np.ndarray  # int (true grade, predicted grade), in the order of GRADES
+    same: Estimate  # share of cases with the true grade
+    within_one: Estimate  # share of cases at most one grade off
+    warning: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +84,7 @@ class ShareAgreement:
 
 
 def summarise(cases: pd.DataFrame, patients: np.ndarray, seed: int = 0) -> Iterable[CaseLevel]:
-    """Answers both questions for each model that outlines infection, where both answers occur.
+    """Answers each question for each model that outlines infection, where both answers occur.
 
     Args:
       cases: the columns of score.CaseScore.
@@ -66,40 +93,52 @@ def summarise(cases: pd.DataFrame, patients: np.ndarray, seed: int = 0) -> Itera
     """
     for (model, modality), index in cases.groupby(["model", "modality"], sort=False).groups.items():
         rows = cases.loc[index].assign(patient=patients[cases.index.get_indexer(index)])
-        rows = rows[rows["infection_share"].notna()]
-        annotated = rows[rows["true_infection"] != ""]
-        yield from _answer(
-            annotated, annotated["true_infection"] == "yes", INFECTED, model, modality, seed
-        )
         diagnosis = rows["diagnosis"].map(strata.diagnosis_group)
-        diagnosed = rows[diagnosis != strata.UNKNOWN]
-        yield from _answer(
-            diagnosed,
-            diagnosis[diagnosis != strata.UNKNOWN] == strata.COVID,
-            COVID,
-            model,
-            modality,
-            seed,
-        )
+        graded = rows["true_share_of_lung"].notna()
+        for question, asked, true, score, limit in (
+            (
+                INFECTED, rows["true_infection"] != "", rows["true_infection"] == "yes",
+                "infection_share", POSITIVE_PERCENT,
+            ),
+            (
+                SEVERE, graded, rows["true_share_of_lung"] >= GRADE_LIMITS_PERCENT[0],
+                "share_of_lung", GRADE_LIMITS_PERCENT[0],
+            ),
+            (
+                COVID, diagnosis != strata.UNKNOWN, diagnosis == strata.COVID,
+                "infection_share", POSITIVE_PERCENT,
+            ),
+        ):  # fmt: skip
+            here = asked & rows[score].notna()
+            if true[here].nunique() == 2:
+                yield _answer(
+                    str(model), question, str(modality), rows[here], true[here], score, limit, seed
+                )
 
 
 def _answer(
-    rows: pd.DataFrame, truth: pd.Series, question: str, model: object, modality: object, seed: int
-) -> Iterable[CaseLevel]:
+    model: str,
+    question: str,
+    modality: str,
+    rows: pd.DataFrame,
+    truth: pd.Series,
+    column: str,
+    limit: float,
+    seed: int,
+) -> CaseLevel:
     true = truth.to_numpy(bool)
-    if true.all() or not true.any():
-        return
-    score = rows["infection_share"].to_numpy(np.float64)
-    said = score >= POSITIVE_PERCENT
+    score = rows[column].to_numpy(np.float64)
+    said = score >= limit
     groups = rows["patient"].to_numpy(object)
-    yield CaseLevel(
-        model=str(model),
+    roc_auc, pr_auc = areas.estimates(true, score, groups, seed)
+    return CaseLevel(
+        model=model,
         question=question,
-        modality=str(modality),
+        modality=modality,
         positives=int(true.sum()),
         negatives=int((~true).sum()),
-        roc_auc=_interval(roc_auc, true, score, groups, seed),
-        pr_auc=_interval(average_precision, true, score, groups, seed),
+        roc_auc=roc_auc,
+        pr_auc=pr_auc,
         true_positive=int((true & said).sum()),
         false_positive=int((~true & said).sum()),
         false_negative=int((true & ~said).sum()),
@@ -107,70 +146,42 @@ def _answer(
         sensitivity=statistics.ratio(true & said, true, groups, seed).clipped(0, 1),
         specificity=statistics.ratio(~true & ~said, ~true, groups, seed).clipped(0, 1),
         accuracy=statistics.ratio(true == said, np.ones(len(true)), groups, seed).clipped(0, 1),
+        curve=_curve(true, score),
         warning=strata.confounder(rows),
     )
 
 
-Area = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+def _curve(true: np.ndarray, score: np.ndarray) -> Curve:
+    above, below = (found[0] for found in areas.curves(true, score, np.ones((1, len(true)))))
+    with np.errstate(invalid="ignore"):
+        return Curve(above / above[-1], below / below[-1], above / (above + below))
 
 
-def roc_auc(true: np.ndarray, score: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Chance that a positive case scores higher than a negative one; ties count one half.
-
-    Args:
-      true: bool (cases,).
-      score: float (cases,).
-      weight: how often each case counts; once if None.
-    """
-    above, below = _curve(true, score, weight)
-    if not above[-1] or not below[-1]:
-        return math.nan
-    steps = np.diff(below) * (above[1:] + above[:-1]) / 2
-    return float(steps.sum() / (above[-1] * below[-1]))
-
-
-def average_precision(
-    true: np.ndarray, score: np.ndarray, weight: np.ndarray | None = None
-) -> float:
-    """Area under the precision-recall curve as a sum of steps; arguments as roc_auc."""
-    above, below = _curve(true, score, weight)
-    if not above[-1]:
-        return math.nan
-    precision = above[1:] / np.maximum(above[1:] + below[1:], 1e-300)
-    return float((np.diff(above) * precision).sum() / above[-1])
+def severities(cases: pd.DataFrame, patients: np.ndarray, seed: int = 0) -> Iterable[Severity]:
+    """Grades cases for each model that outlines lung and infection; arguments as `summarise`."""
+    for model, index in cases.groupby("model", sort=False).groups.items():
+        rows = cases.loc[index].assign(patient=patients[cases.index.get_indexer(index)])
+        rows = rows[rows["share_error"].notna()]
+        if rows.empty:
+            continue
+        true, said = (grade(rows[name]) for name in ("true_share_of_lung", "share_of_lung"))
+        matrix = np.zeros((len(GRADES), len(GRADES)), np.int64)
+        np.add.at(matrix, (true, said), 1)
+        groups = rows["patient"].to_numpy(object)
+        yield Severity(
+            model=str(model),
+            cases=len(rows),
+            matrix=matrix,
+            same=statistics.mean(true == said, groups, seed).clipped(0, 1),
+            within_one=statistics.mean(np.abs(true - said) <= 1, groups, seed).clipped(0, 1),
+            warning=strata.confounder(rows),
+        )
 
 
-def _curve(
-    true: np.ndarray, score: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns positives and negatives at or above each score, from the highest down."""
-    weight = np.ones(len(score)) if weight is None else weight
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.diff(score[order]) != 0, True)
-    above = np.cumsum((weight * true)[order])[last]
-    below = np.cumsum((weight * ~true)[order])[last]
-    return np.append(0.0, above), np.append(0.0, below)
-
-
-def _interval(
-    area: Area,
-    true: np.ndarray,
-    score: np.ndarray,
-    groups: np.ndarray,
-    seed: int,
-) -> Estimate:
-    """Percentile bootstrap of patients: an area is no mean, so bootstrap-t has no short form."""
-    names, patient = np.unique(groups.astype(str), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    areas = []
-    for _ in range(statistics.RESAMPLES):
-        drawn = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        areas.append(area(true, score, drawn[patient].astype(np.float64)))
-    tail = (1 - statistics.CONFIDENCE) / 2
-    low, high = np.nanquantile(areas, [tail, 1 - tail])
-    return Estimate(
-        area(true, score, np.ones(len(true))), float(low), float(high), len(true), len(names)
-    )
+def grade(share: pd.Series) -> np.ndarray:
+    """Returns the grade of each infected share of the lung (percent), an index into GRADES."""
+    percent = share.to_numpy(np.float64)
+    return np.where(percent > 0, 1 + np.digitize(percent, GRADE_LIMITS_PERCENT), 0)
 
 
 def agreement(cases: pd.DataFrame, patients: np.ndarray, seed: int = 0) -> Iterable[ShareAgreement]:

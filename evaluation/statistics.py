@@ -9,7 +9,7 @@ cover 91, 85 and 80 % (tests/test_evaluation_coverage.py repeats the first of th
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.stats
@@ -92,11 +92,9 @@ def _interval(part: np.ndarray, whole: np.ndarray, value: float, seed: int) -> t
     spread = float(_errors(columns.sum(axis=0)[None], patients)[0])
     if spread <= 1e-12 * abs(value):
         return float(value), float(value)
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // patients)
     strayed = []
-    for start in range(0, RESAMPLES, step):
-        sums = _drawn(rng, min(step, RESAMPLES - start), patients) @ columns
+    for drawn in resamples(np.random.default_rng(seed), patients, patients):
+        sums = drawn @ columns
         sums = sums[sums[:, 1] > 0]
         errors = np.maximum(_errors(sums, patients), _LEAST_SPREAD * spread)
         strayed.append(sums[:, 0] / sums[:, 1] / errors)
@@ -105,12 +103,18 @@ def _interval(part: np.ndarray, whole: np.ndarray, value: float, seed: int) -> t
     return float(value - upper * spread), float(value - lower * spread)
 
 
-def _drawn(rng: np.random.Generator, resamples: int, patients: int) -> np.ndarray:
-    """Returns how often each resample draws each patient: float64 (resamples, patients)."""
-    drawn = rng.integers(patients, size=(resamples, patients))
-    drawn += np.arange(resamples)[:, None] * patients
-    counts = np.bincount(drawn.ravel(), minlength=resamples * patients)
-    return counts.reshape(resamples, patients).astype(np.float64)
+def resamples(rng: np.random.Generator, patients: int, width: int) -> Iterator[np.ndarray]:
+    """Yields how often each resample draws each patient: float64 (some resamples, patients).
+
+    RESAMPLES in all, so many at a time that an array `width` numbers wide stays small.
+    """
+    step = max(1, _CHUNK // width)
+    for start in range(0, RESAMPLES, step):
+        count = min(step, RESAMPLES - start)
+        drawn = rng.integers(patients, size=(count, patients))
+        drawn += np.arange(count)[:, None] * patients
+        counts = np.bincount(drawn.ravel(), minlength=count * patients)
+        yield counts.reshape(count, patients).astype(np.float64)
 
 
 def _errors(sums: np.ndarray, patients: int) -> np.ndarray:

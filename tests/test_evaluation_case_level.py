@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation import case_level, score
+from evaluation import areas, case_level, score
 
 
 def cases_table(rows):
@@ -28,28 +28,44 @@ def answers(rows):
     return list(case_level.summarise(table, table["case_id"].to_numpy(object)))
 
 
+def areas_of(true, score, weights=None):
+    """Returns ROC AUC and average precision of one set of weights."""
+    weights = np.ones((1, len(true))) if weights is None else np.array([weights], float)
+    roc, average = areas.areas(np.array(true), np.array(score, float), weights)
+    return roc[0], average[0]
+
+
 def test_area_under_the_curve_is_the_share_of_pairs_in_the_right_order():
-    true = np.array([True, True, False, False])
     # Pairs: (4, 3) right, (4, 1) right, (2, 3) wrong, (2, 1) right.
-    assert case_level.roc_auc(true, np.array([4.0, 2.0, 3.0, 1.0])) == 0.75
+    assert areas_of([True, True, False, False], [4, 2, 3, 1])[0] == 0.75
 
 
 def test_a_tie_counts_one_half():
-    assert case_level.roc_auc(np.array([True, False]), np.array([1.0, 1.0])) == 0.5
+    assert areas_of([True, False], [1, 1])[0] == 0.5
 
 
 def test_weights_count_cases_as_often_as_they_were_drawn():
-    true, value = np.array([True, False, False]), np.array([2.0, 1.0, 3.0])
-    weighted = case_level.roc_auc(true, value, np.array([1.0, 3.0, 1.0]))
-    assert weighted == case_level.roc_auc(
-        np.array([True, False, False, False, False]), np.array([2.0, 1.0, 1.0, 1.0, 3.0])
-    )
-    assert weighted == 0.75
+    weighted = areas_of([True, False, False], [2, 1, 3], [1, 3, 1])
+    assert weighted == areas_of([True, False, False, False, False], [2, 1, 1, 1, 3])
+    assert weighted[0] == 0.75
+
+
+def test_many_bootstrap_samples_at_once_give_what_each_gives_alone():
+    rng = np.random.default_rng(1)
+    true, value = rng.random(30) < 0.4, rng.integers(0, 8, 30).astype(float)
+    weights = rng.integers(0, 3, (50, 30)).astype(float)
+    together = areas.areas(true, value, weights)
+    for number, row in enumerate(weights):
+        assert together[:, number] == pytest.approx(areas_of(true, value, row), abs=1e-12)
+
+
+def test_a_sample_without_positives_has_no_areas():
+    assert np.isnan(areas_of([True, False], [2, 1], [0, 1])).all()
 
 
 def test_average_precision_sums_precision_over_steps_of_recall():
     # From the highest score down: right, wrong, right: 1/2 * 1 + 1/2 * 2/3.
-    value = case_level.average_precision(np.array([True, False, True]), np.array([3.0, 2.0, 1.0]))
+    value = areas_of([True, False, True], [3, 2, 1])[1]
     assert value == pytest.approx(0.5 + 1 / 3)
 
 
@@ -62,6 +78,32 @@ def test_infection_is_said_from_half_a_percent_of_the_image():
     assert answer.sensitivity.value == pytest.approx(2 / 3)
     assert answer.specificity.value == 0.5
     assert answer.roc_auc.low <= answer.roc_auc.value <= answer.roc_auc.high
+
+
+def test_a_case_is_severe_from_a_quarter_of_the_lung():
+    table = cases_table([(1.0, "", "", "d")] * 4)
+    table["true_share_of_lung"] = [30.0, 25.0, 24.0, 0.0]
+    table["share_of_lung"] = [60.0, 10.0, 26.0, 0.0]
+    table["share_error"] = table["share_of_lung"] - table["true_share_of_lung"]
+    (answer,) = case_level.summarise(table, table["case_id"].to_numpy(object))
+    assert answer.question == case_level.SEVERE
+    matrix = (answer.true_positive, answer.false_positive)
+    assert (*matrix, answer.false_negative, answer.true_negative) == (1, 1, 1, 1)
+    # Pairs: (60, 26) right, (60, 0) right, (10, 26) wrong, (10, 0) right.
+    assert answer.roc_auc.value == 0.75
+
+
+def test_severity_is_graded_by_the_infected_share_of_the_lung():
+    table = cases_table([(1.0, "", "", "d")] * 5)
+    table["true_share_of_lung"] = [0.0, 24.9, 25.0, 75.0, 50.0]
+    table["share_of_lung"] = [0.0, 30.0, 49.9, 100.0, 0.0]
+    table["share_error"] = table["share_of_lung"] - table["true_share_of_lung"]
+    (found,) = case_level.severities(table, table["case_id"].to_numpy(object))
+    expected = np.zeros((5, 5), int)
+    expected[0, 0] = expected[1, 2] = expected[2, 2] = expected[4, 4] = expected[3, 0] = 1
+    np.testing.assert_array_equal(found.matrix, expected)
+    assert found.same.value == pytest.approx(3 / 5)
+    assert found.within_one.value == pytest.approx(4 / 5)
 
 
 def test_covid_against_others_carries_the_confounders_warning():
