@@ -4,12 +4,15 @@ Networks answer in this process, where the device is; helpers score masks and ru
 no network. Only a few answers are held at a time, so 10,000 cases need no more than 10.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
+import logging
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
@@ -26,6 +29,9 @@ from evaluation.selection import Trial
 _WORTH_HELPERS = 100
 _MOST_HELPERS = 8
 _WAITING_PER_HELPER = 2
+_DIED = "the process that scored it died: out of memory, or a crash inside a library"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,26 +102,51 @@ def _alone(trials: Sequence[Trial], masks: pathlib.Path) -> Iterator[tuple[Trial
 def _helped(
     trials: Sequence[Trial], masks: pathlib.Path, helpers: int
 ) -> Iterator[tuple[Trial, Result]]:
+    todo = collections.deque(trials)
+    while todo:
+        suspects = yield from _pooled(todo, masks, helpers)
+        # A helper that dies takes its pool with it; each case alone tells which one it was.
+        for trial in suspects:
+            if (yield from _pooled(collections.deque([trial]), masks, 1)):
+                yield trial, _DIED
+
+
+def _pooled(
+    todo: collections.deque[Trial], masks: pathlib.Path, helpers: int
+) -> Generator[tuple[Trial, Result], None, list[Trial]]:
+    """Empties `todo`, or returns the trials that were under way when a helper died."""
     # Spawned, not forked: a fork of a process in which TensorFlow runs threads may hang.
     context = multiprocessing.get_context("spawn")
+    waiting: dict[concurrent.futures.Future[Result], Trial] = {}
     with concurrent.futures.ProcessPoolExecutor(helpers, context) as pool:
-        waiting: dict[concurrent.futures.Future[Result], Trial] = {}
-        for trial in trials:
-            if len(waiting) >= _WAITING_PER_HELPER * helpers:
-                yield from _finished(waiting, concurrent.futures.FIRST_COMPLETED)
-            if not trial.entrant.needs_network:
-                waiting[pool.submit(_attempt, trial, masks)] = trial
-                continue
-            try:
-                scan, answer = _answer(trial)
-            except ValueError as error:
-                yield trial, str(error)
-                continue
-            job = pool.submit(
-                _attempt_rest, trial.entrant.name, trial.case, trial.seen, scan.shape, answer, masks
-            )
-            waiting[job] = trial
-        yield from _finished(waiting, concurrent.futures.ALL_COMPLETED)
+        try:
+            while todo:
+                if len(waiting) >= _WAITING_PER_HELPER * helpers:
+                    yield from _finished(waiting, concurrent.futures.FIRST_COMPLETED)
+                job = _submit(pool, todo[0], masks)
+                trial = todo.popleft()
+                if isinstance(job, str):
+                    yield trial, job
+                else:
+                    waiting[job] = trial
+            yield from _finished(waiting, concurrent.futures.ALL_COMPLETED)
+        except BrokenProcessPool:
+            return list(waiting.values()) or [todo.popleft()]
+    return []
+
+
+def _submit(
+    pool: concurrent.futures.Executor, trial: Trial, masks: pathlib.Path
+) -> "concurrent.futures.Future[Result] | str":
+    """Hands a trial to a helper; what needs the network is answered first, here, and may fail."""
+    if not trial.entrant.needs_network:
+        return pool.submit(_attempt, trial, masks)
+    try:
+        scan, answer = _answer(trial)
+    except Exception as error:  # as in _attempt
+        return _reason(error)
+    rest = (trial.entrant.name, trial.case, trial.seen, scan.shape, answer, masks)
+    return pool.submit(_attempt_rest, *rest)
 
 
 def _finished(
@@ -125,15 +156,16 @@ def _finished(
         return
     done, _ = concurrent.futures.wait(waiting, return_when=until)
     for future in done:
-        yield waiting.pop(future), future.result()
+        result = future.result()
+        yield waiting.pop(future), result
 
 
 def _attempt(trial: Trial, masks: pathlib.Path) -> Result:
     try:
         scan, answer = _answer(trial)
         return _score(trial.entrant.name, trial.case, trial.seen, scan.shape, answer, masks)
-    except ValueError as error:  # InputError is one; what it says names the file
-        return str(error)
+    except Exception as error:  # whatever it is, the other cases go on
+        return _reason(error)
 
 
 def _attempt_rest(
@@ -141,8 +173,16 @@ def _attempt_rest(
 ) -> Result:
     try:
         return _score(model, case, seen, grid, answer, masks)
-    except ValueError as error:
+    except Exception as error:  # as in _attempt
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a case failed; an InputError names the file, what nobody foresaw its type."""
+    if isinstance(error, ValueError):
         return str(error)
+    _log.debug("a case failed", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _answer(trial: Trial) -> tuple[Scan, Answer]:
