@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from evaluation import case_level, figures, summary, tables
+from evaluation import boundary, calibration, case_level, figures, metrics, strata, summary, tables
 from evaluation.figures import Draw
 from evaluation.gallery import Pick
 from evaluation.pictures import Picture
@@ -20,11 +20,35 @@ _PAGE = pathlib.Path(__file__).parent / "page"
 
 CAPTIONS = {
     "comparison": "Each model's means with their 95 % intervals.",
-    "by_diagnosis": "Boxes: median and quartiles; whiskers: 1.5 times their distance; dots: cases.",
-    "by_dataset": "Boxes: median and quartiles; whiskers: 1.5 times their distance; dots: cases.",
+    **dict.fromkeys(
+        (f"by_{division.file}" for division in strata.STRATIFICATIONS),
+        "Boxes: median and quartiles; whiskers: 1.5 times their distance; dots: cases.",
+    ),
     "reliability": "On the dashed line a probability means what it says.",
+    "whole_cases": "Left: ROC; right: precision-recall; in brackets the areas' 95 % intervals. On "
+    "the dashed line a model says nothing about the case.",
     "infected_share": "Full line: bias; dashed lines: limits of agreement (1.96 deviations).",
     "training": "Dashed: on training cases, as augmented; full: on validation cases.",
+}
+
+_METRICS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "f2": f"F-beta, beta {metrics.BETA:g}",
+    "hd95_px": "HD95 (px)",
+    "hd95_mm": "HD95 (mm)",
+    "assd_mm": "Average surface distance (mm)",
+    "surface_dice": f"Surface Dice at {boundary.TOLERANCE_MM:g} mm",
+    "size_error": "Predicted - true size (px; mm2 or ml where spacing is known)",
+    "false_positive_size": "Outlined where nothing is (px, mm2, ml)",
+    "loss": "Loss, NLL (nats per pixel)",
+    "ece": f"Calibration error (ECE, {calibration.BINS} bins)",
+    "brier": "Brier score",
 }
 
 _COLUMNS = (
@@ -131,6 +155,9 @@ def _scores(found: Summary) -> str:
     parts.append("<h3>By group</h3>" + _strata(found))
     if found.questions:
         parts.append("<h3>Whole cases</h3>" + _questions(found.questions))
+    if found.severities:
+        parts.append("<h3>Severity, by the infected share of the lung</h3>")
+        parts += map(_severity, found.severities)
     if found.shares:
         parts.append("<h3>Infected share of the lung</h3>" + _shares(found.shares))
     return "".join(parts)
@@ -157,13 +184,11 @@ def _comparisons(found: Summary) -> str:
 
 def _more_metrics(found: Summary) -> str:
     names = [
-        name
-        for name in summary.METRICS
-        if any(item.metrics[name].mean.cases for item in found.labels)
+        name for name in _METRICS if any(item.metrics[name].mean.cases for item in found.labels)
     ]
     rows = [
         (
-            name,
+            _METRICS[name],
             item.model,
             item.label,
             tables.with_interval(m.mean),
@@ -176,7 +201,7 @@ def _more_metrics(found: Summary) -> str:
         for item in found.labels
         for m in [item.metrics[name]]
     ]
-    header = ("Metric", "Model", "Label", "Mean (95 % interval)", "Median", "Quartiles")
+    header = ("Metric", "Model", "Label", "Mean over cases (95 % interval)", "Median", "Quartiles")
     return (
         "<details><summary>Every metric of every model</summary>"
         + _table((*header, "Pooled over pixels", "Cases"), rows, 3)
@@ -199,9 +224,9 @@ def _strata(found: Summary) -> str:
         for item in found.strata
     ]
     header = ("Division", "Group", "Model", "Label", "Dice (95 % interval)", "Median Dice")
-    confounded = "".join(_warning(text) for text in found.warnings if "CONFOUNDED" in text)
+    told = dict.fromkeys(item.warning for item in found.strata if item.warning)
     return (
-        confounded
+        "".join(map(_warning, told))
         + "<details><summary>Scores by group</summary>"
         + _table((*header, "Accuracy", "Cases"), rows, 4)
         + "</details>"
@@ -230,6 +255,21 @@ def _questions(questions: Sequence[case_level.CaseLevel]) -> str:
     )
     warnings = dict.fromkeys(item.warning for item in questions if item.warning)
     return "".join(_warning(text) for text in warnings) + _table(header, rows, 3)
+
+
+def _severity(item: case_level.Severity) -> str:
+    rows = [
+        (name, *(str(count) if count else "." for count in counts))
+        for name, counts in zip(case_level.GRADES, item.matrix, strict=True)
+    ]
+    said = (
+        f"{item.model}, {item.cases} cases: the true grade in "
+        f"{tables.with_interval(item.same, 2)} of cases, at most one grade off in "
+        f"{tables.with_interval(item.within_one, 2)}. Rows: true grade; columns: predicted."
+    )
+    note = f'<p class="note">{html.escape(said)}</p>'
+    warned = _warning(item.warning) if item.warning else ""
+    return warned + note + _table(("True grade", *case_level.GRADES), rows, 1)
 
 
 def _shares(shares: Sequence[case_level.ShareAgreement]) -> str:

@@ -1,18 +1,20 @@
 """Figures of an evaluation, each drawn from its scores; the same for papers and the dashboard."""
 
+import functools
 import io
 import math
 import pathlib
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib
+import matplotlib.axes
 import matplotlib.figure
 import pandas as pd
 import seaborn
 
-from evaluation import appearance, strata
+from evaluation import appearance, case_level, strata, tables
 from evaluation.calibration import BINS
 from evaluation.summary import LabelSummary, Summary
 
@@ -31,13 +33,13 @@ def all_figures(scores: pd.DataFrame, cases: pd.DataFrame, summary: Summary) -> 
       summary: of both.
     """
     drawings: dict[str, Draw] = {"comparison": lambda: comparison(summary.labels)}
-    has_dice = bool(scores["dice"].notna().any())
-    if has_dice:
-        drawings["by_diagnosis"] = lambda: by_diagnosis(scores)
-    if has_dice and scores["dataset"].nunique() > 1:
-        drawings["by_dataset"] = lambda: by_dataset(scores)
+    for division in strata.STRATIFICATIONS:
+        if worth_drawing(scores, division):
+            drawings[f"by_{division.file}"] = functools.partial(by_group, scores, division)
     if any(item.reliability is not None for item in summary.labels):
         drawings["reliability"] = lambda: reliability(summary.labels)
+    if summary.questions:
+        drawings["whole_cases"] = lambda: whole_cases(summary.questions)
     if cases["share_error"].notna().any():
         drawings["infected_share"] = lambda: bland_altman(cases)
     return drawings
@@ -81,58 +83,104 @@ def _interval(axis: object, y: int, value: float, low: float, high: float, colou
     )
 
 
-def by_diagnosis(scores: pd.DataFrame) -> matplotlib.figure.Figure:
-    """Draws Dice by COVID-19, non-COVID and normal, with the confounder's warning beneath."""
-    table = scores.assign(group=scores["diagnosis"].map(strata.diagnosis_group))
-    return _boxes(table, strata.GROUPS, "Dice by diagnosis", strata.confounder(scores))
+def worth_drawing(scores: pd.DataFrame, division: strata.Stratification) -> bool:
+    """Whether a division of the cases that have a Dice has more than one group.
+
+    The diagnosis is drawn with one group too, since readers look for it.
+    """
+    there = scores[scores["dice"].notna()]
+    if there.empty:
+        return False
+    counts = [division.group_of(rows).nunique() for _, rows in there.groupby("label")]
+    return max(counts) > 1 or division.file == "diagnosis"
 
 
-def by_dataset(scores: pd.DataFrame) -> matplotlib.figure.Figure:
-    """Draws Dice by data set."""
-    table = scores.assign(group=scores["dataset"].replace("", "unknown"))
-    note = "Data sets differ in who is on the images and in what annotators count as lung."
-    return _boxes(table, tuple(sorted(table["group"].unique())), "Dice by data set", note)
+def by_group(scores: pd.DataFrame, division: strata.Stratification) -> matplotlib.figure.Figure:
+    """Draws Dice by the groups of a division, with the confounder's warning beneath."""
+    table = scores[scores["dice"].notna()]
+    labels, models = (list(dict.fromkeys(table[name])) for name in ("label", "model"))
+    colour = appearance.colours(list(dict.fromkeys(scores["model"])))
+    warned = [strata.warning(division, rows) for _, rows in scores.groupby("label", sort=False)]
+    lines = [line for text in dict.fromkeys(warned) for line in textwrap.wrap(text, 118)]
+    figure = appearance.figure(10.5, 0.5 + 3.4 * len(labels) + 0.18 * len(lines))
+    for axis, label in zip(figure.subplots(len(labels), squeeze=False)[:, 0], labels, strict=True):
+        rows = table[table["label"] == label]
+        rows = rows.assign(group=division.group_of(rows))
+        here = [m for m in models if (rows["model"] == m).any()]
+        _boxes(axis, rows, here, colour)
+        axis.set_title(f"Dice by {division.name}: {label}", loc="left")
+    if lines:
+        figure.supxlabel("\n".join(lines), fontsize=8.5, ha="center")
+    return figure
 
 
 def _boxes(
-    table: pd.DataFrame, order: tuple[str, ...], title: str, note: str
-) -> matplotlib.figure.Figure:
-    labels = list(dict.fromkeys(table.loc[table["dice"].notna(), "label"]))
-    models = list(dict.fromkeys(table["model"]))
-    colour = appearance.colours(models)
-    lines = textwrap.wrap(note, 118)
-    figure = appearance.figure(10.5, 0.5 + 3.4 * len(labels) + 0.18 * len(lines))
-    for axis, label in zip(figure.subplots(len(labels), squeeze=False)[:, 0], labels, strict=True):
-        rows = table[(table["label"] == label) & table["dice"].notna()]
-        groups = [g for g in order if (rows["group"] == g).any()]
-        here = [m for m in models if (rows["model"] == m).any()]
-        options = {
-            "x": "group", "y": "dice", "hue": "model", "order": groups, "hue_order": here,
-            "palette": colour, "ax": axis, "legend": False,
-        }  # fmt: skip
-        with warnings.catch_warnings():
-            # seaborn 0.13 passes an argument that matplotlib 3.11 renamed; ours are current.
-            warnings.filterwarnings("ignore", message="vert: bool was deprecated")
-            seaborn.boxplot(
-                data=rows, showfliers=False, width=0.75 if len(groups) > 1 else 0.3,
-                gap=0.15, linewidth=1,
-                linecolor=matplotlib.rcParams["text.color"],
-                boxprops={"alpha": 0.55}, **options,
+    axis: matplotlib.axes.Axes, rows: pd.DataFrame, models: list[str], colour: dict[str, str]
+) -> None:
+    groups = strata.in_order(rows["group"].unique())
+    options = {
+        "x": "group", "y": "dice", "hue": "model", "order": groups, "hue_order": models,
+        "palette": colour, "ax": axis, "legend": False,
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        # seaborn 0.13 passes an argument that matplotlib 3.11 renamed; ours are current.
+        warnings.filterwarnings("ignore", message="vert: bool was deprecated")
+        seaborn.boxplot(
+            data=rows, showfliers=False, width=0.75 if len(groups) > 1 else 0.3, gap=0.15,
+            linewidth=1, linecolor=matplotlib.rcParams["text.color"],
+            boxprops={"alpha": 0.55}, **options,
+        )  # fmt: skip
+    some = rows.sample(min(len(rows), _MOST_POINTS), random_state=0)
+    seaborn.stripplot(data=some, dodge=True, size=3, alpha=0.8, **options)
+    counts = rows.groupby("group")["case_id"].nunique()
+    names = ["\n".join(textwrap.wrap(group, 24)) for group in groups]
+    ticks = [f"{name}\n{counts[group]} cases" for name, group in zip(names, groups, strict=True)]
+    axis.set_xticks(range(len(groups)), ticks)
+    axis.set(xlabel="", ylabel="Dice")
+    axis.grid(axis="y", linewidth=0.6)
+    for model in models:
+        axis.plot([], [], "s", color=colour[model], label=model)
+    axis.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=len(models), borderaxespad=0
+    )
+
+
+def whole_cases(questions: Sequence[case_level.CaseLevel]) -> matplotlib.figure.Figure:
+    """Draws ROC and precision-recall curves, a row a question and modality, with its warning."""
+    rows = list(dict.fromkeys((item.question, item.modality) for item in questions))
+    colour = appearance.colours(list(dict.fromkeys(item.model for item in questions)))
+    figure = appearance.figure(9.5, 4.2 * len(rows))
+    axes = figure.subplots(len(rows), 2, squeeze=False)
+    for (roc, recall), (question, modality) in zip(axes, rows, strict=True):
+        here = [i for i in questions if (i.question, i.modality) == (question, modality)]
+        roc.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1)
+        share = here[0].positives / (here[0].positives + here[0].negatives)
+        recall.axhline(share, linestyle="--", color="#888888", linewidth=1)
+        for item in here:
+            curve, style = item.curve, {"color": colour[item.model], "linewidth": 1.6}
+            area, average = (tables.with_interval(e, 2) for e in (item.roc_auc, item.pr_auc))
+            roc.plot(
+                curve.false_positive_rate, curve.sensitivity, label=f"{item.model} {area}", **style
+            )
+            recall.step(
+                curve.sensitivity, curve.precision, where="pre", label=f"{item.model} {average}",
+                **style,
             )  # fmt: skip
-        some = rows.sample(min(len(rows), _MOST_POINTS), random_state=0)
-        seaborn.stripplot(data=some, dodge=True, size=3, alpha=0.8, **options)
-        counts = rows.groupby("group")["case_id"].nunique()
-        axis.set_xticks(range(len(groups)), [f"{g}\n{counts[g]} cases" for g in groups])
-        axis.set(xlabel="", ylabel="Dice", title="")
-        axis.set_title(f"{title}: {label}", loc="left")
-        axis.grid(axis="y", linewidth=0.6)
-        for model in here:
-            axis.plot([], [], "s", color=colour[model], label=model)
-        axis.legend(
-            loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=len(here), borderaxespad=0
-        )
-    if lines:
-        figure.supxlabel("\n".join(lines), fontsize=8.5, ha="center")
+        asked = f"{question} ({modality}, {here[0].positives} yes, {here[0].negatives} no)"
+        roc.set_title(asked, loc="left")
+        roc.set(xlabel="1 - specificity", ylabel="sensitivity")
+        recall.set(xlabel="recall (sensitivity)", ylabel="precision")
+        for axis, title in ((roc, "ROC AUC"), (recall, "PR AUC")):
+            axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axis.grid(linewidth=0.6)
+            axis.legend(title=title, fontsize=8, loc="lower right" if axis is roc else "lower left")
+        warned = dict.fromkeys(item.warning for item in here if item.warning)
+        lines = [line for text in warned for line in textwrap.wrap(text, 110)]
+        if lines:
+            roc.annotate(
+                "\n".join(lines), (0, 0), (-40, -38), xycoords="axes fraction",
+                textcoords="offset points", fontsize=8, va="top",
+            )  # fmt: skip
     return figure
 
 

@@ -18,13 +18,18 @@ from data_pipeline import cases, remote
 from data_pipeline import write as data_write
 from data_pipeline.cases import Case
 from evaluation import (
+    boundary,
+    calibration,
+    case_level,
     curves,
     dashboard,
     figures,
     gallery,
     hparams,
+    metrics,
     pictures,
     scoring,
+    statistics,
     summary,
     tables,
 )
@@ -37,6 +42,18 @@ from evaluation.selection import Trial
 from evaluation.summary import Summary
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "opencv-python-headless")
+
+# What the numbers of a summary were made with, so that it can be read without this code.
+DEFINITIONS = {
+    "f_beta": metrics.BETA,
+    "hausdorff_percentile": boundary.HAUSDORFF_PERCENTILE,
+    "surface_dice_tolerance_mm": boundary.TOLERANCE_MM,
+    "calibration_bins": calibration.BINS,
+    "bootstrap_resamples": statistics.RESAMPLES,
+    "confidence": statistics.CONFIDENCE,
+    "infection_is_present_from_percent_of_image": case_level.POSITIVE_PERCENT,
+    "severity_grades": case_level.GRADES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +132,7 @@ def write(
     summary.save_text(out / "table.md", tables.markdown(tables.HEADER, body))
     summary.save_text(out / "table.tex", tables.latex(tables.HEADER, body))
     summary.save_text(out / "table.csv", tables.as_csv(found))
+    summary.save_text(out / "groups.csv", tables.groups_csv(found))
 
     scores = summary.table([row for row in rows if row.case_id not in found.left_out], LabelScore)
     by_case = summary.table([c for c in of_cases if c.case_id not in found.left_out], CaseScore)
@@ -164,6 +182,7 @@ def _pictures(
 def _json(found: Summary, outcome: Outcome, provenance: Provenance) -> dict[str, object]:
     return {
         **{f.name: getattr(found, f.name) for f in dataclasses.fields(found)},
+        "definitions": DEFINITIONS,
         "failures": outcome.failures,
         "provenance": provenance,
     }

@@ -1,13 +1,12 @@
 """Groups of cases that readers ask about, each with the warning that belongs to it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
 COVID, NON_COVID, NORMAL, UNKNOWN = "COVID-19", "non-COVID", "normal", "unknown"
-GROUPS = (COVID, NON_COVID, NORMAL, UNKNOWN)
 
 # Who is on the images of data sets whose makers say so, by the start of a data set's name.
 POPULATIONS = {
@@ -35,6 +34,7 @@ class Stratification:
     """One way to divide the rows of scores.csv."""
 
     name: str
+    file: str  # what a file about it is called
     group_of: Callable[[pd.DataFrame], pd.Series]
 
 
@@ -57,13 +57,62 @@ def _third(label: object, value: float, low: float, high: float) -> str:
     return f"medium (up to {high:.1%})" if value <= high else f"large (above {high:.1%})"
 
 
+def _view(scores: pd.DataFrame) -> pd.Series:
+    # Data sets write one view in two ways: "pa" and "PA".
+    return scores["view"].astype(str).str.strip().str.upper().replace("", "unknown")
+
+
 STRATIFICATIONS = (
-    Stratification("diagnosis", lambda scores: scores["diagnosis"].map(diagnosis_group)),
-    Stratification("dataset", lambda scores: scores["dataset"].replace("", "unknown")),
-    Stratification("modality", lambda scores: scores["modality"]),
-    Stratification("view", lambda scores: scores["view"].replace("", "unknown")),
-    Stratification("size of the true mask", _lesion_size),
+    Stratification(
+        "diagnosis", "diagnosis", lambda scores: scores["diagnosis"].map(diagnosis_group)
+    ),
+    Stratification("dataset", "dataset", lambda scores: scores["dataset"].replace("", "unknown")),
+    Stratification("modality", "modality", lambda scores: scores["modality"]),
+    Stratification("view", "view", _view),
+    Stratification("size of the true mask", "size", _lesion_size),
 )
+
+
+def in_order(groups: Iterable[str]) -> list[str]:
+    """Returns groups as they are shown: diagnoses and sizes in their order, others by name."""
+    known = [COVID, NON_COVID, NORMAL, "empty", "small", "medium", "large"]
+
+    def place(group: str) -> tuple[bool, int, str]:
+        first = group.split(" (")[0]
+        return group == UNKNOWN, known.index(first) if first in known else len(known), group
+
+    return sorted(groups, key=place)
+
+
+def warning(stratification: Stratification, rows: pd.DataFrame) -> str:
+    """Returns why the groups of a stratification cannot be compared; "" if nothing is known.
+
+    Args:
+      stratification: one of STRATIFICATIONS.
+      rows: the columns of score.LabelScore, of one label.
+    """
+    if stratification.file == "diagnosis":
+        return confounder(rows)
+    groups = stratification.group_of(rows)
+    if groups.nunique() < 2:
+        return ""
+    if stratification.file == "dataset":
+        return "Data sets differ in who is on the images and in what annotators outline."
+    if _mostly_shared(rows["dataset"], groups):
+        return ""
+    where = [
+        f"{g}: {', '.join(sorted(set(rows.loc[groups == g, 'dataset'])))}"
+        for g in sorted(groups.unique())
+    ]
+    return (
+        f"CONFOUNDED: {stratification.name} goes with the data set ({'; '.join(where)}). A "
+        "difference between these groups may be one between data sets."
+    )
+
+
+def _mostly_shared(datasets: pd.Series, groups: pd.Series) -> bool:
+    """Whether most rows lie in data sets that hold more than one of the groups."""
+    return bool((groups.groupby(datasets).transform("nunique") > 1).mean() > 0.5)
 
 
 def confounder(rows: pd.DataFrame) -> str:
@@ -78,11 +127,12 @@ def confounder(rows: pd.DataFrame) -> str:
     groups = rows["diagnosis"].map(diagnosis_group)
     covid = set(rows.loc[groups == COVID, "dataset"])
     others = set(rows.loc[groups.isin((NON_COVID, NORMAL)), "dataset"])
-    if not covid or not others:
-        return ""
-    shared = covid & others
-    within = rows["dataset"].isin(shared) & (groups != UNKNOWN)
-    if within.sum() > 0.5 * (groups != UNKNOWN).sum():
+    known = groups != UNKNOWN
+    if (
+        not covid
+        or not others
+        or _mostly_shared(rows.loc[known, "dataset"], groups[known] == COVID)
+    ):
         return ""
     people = [
         f"{name} shows {who}"

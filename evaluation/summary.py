@@ -106,6 +106,7 @@ class Summary:
     comparisons: tuple[LabelComparison, ...]
     strata: tuple[StratumSummary, ...]
     questions: tuple[case_level.CaseLevel, ...]
+    severities: tuple[case_level.Severity, ...]
     shares: tuple[case_level.ShareAgreement, ...]
     warnings: tuple[str, ...]
     left_out: tuple[str, ...]  # ids of cases that some model knows from training
@@ -148,6 +149,7 @@ def make(scored: Sequence[Scored], *, training_asked_for: bool, seed: int = 0) -
         comparisons=tuple(_comparisons(scores, seed)),
         strata=tuple(_strata(scores, seed)),
         questions=tuple(case_level.summarise(cases, patients(cases), seed)),
+        severities=tuple(case_level.severities(cases, patients(cases), seed)),
         shares=tuple(case_level.agreement(cases, patients(cases), seed)),
         warnings=tuple(warnings),
         left_out=tuple(sorted(left_out)),
@@ -280,10 +282,11 @@ def _comparisons(scores: pd.DataFrame, seed: int) -> list[LabelComparison]:
 
 
 def _strata(scores: pd.DataFrame, seed: int) -> Iterable[StratumSummary]:
-    warnings = {
-        label: strata.confounder(rows) for label, rows in scores.groupby("label", sort=False)
-    }
     for stratification in strata.STRATIFICATIONS:
+        warnings = {
+            label: strata.warning(stratification, rows)
+            for label, rows in scores.groupby("label", sort=False)
+        }
         groups = stratification.group_of(scores)
         for (group, model, label), rows in scores.groupby([groups, "model", "label"], sort=False):
             yield StratumSummary(
@@ -299,7 +302,7 @@ def _strata(scores: pd.DataFrame, seed: int) -> Iterable[StratumSummary]:
                     for name in STRATIFIED
                 },
                 float(rows["dice"].median()),
-                warnings[label] if stratification.name == "diagnosis" else "",
+                warnings[label],
             )
 
 

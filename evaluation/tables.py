@@ -129,6 +129,20 @@ def as_csv(summary: Summary) -> str:
     return text.getvalue()
 
 
+def groups_csv(summary: Summary) -> str:
+    """Returns the means of each group of cases, each row with the warning that belongs to it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ("division", "group", "model", "label", "metric", "value", "low", "high")
+    writer.writerow((*head, "cases", "patients", "warning"))
+    for item in summary.strata:
+        who = (item.stratification, item.group, item.model, item.label)
+        for name, mean in item.metrics.items():
+            counts = (mean.cases, mean.patients)
+            writer.writerow((*who, name, *map(_cell, _ends(mean)), *counts, item.warning))
+    return text.getvalue()
+
+
 def _ends(estimate: Estimate) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
 

@@ -5,7 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation import appearance, calibration, curves, figures, score, summary
+from evaluation import (
+    appearance,
+    calibration,
+    case_level,
+    curves,
+    figures,
+    score,
+    strata,
+    summary,
+)
 from evaluation.statistics import Estimate
 
 
@@ -60,10 +69,35 @@ def test_the_diagnosis_figure_carries_the_confounders_warning_in_itself():
         diagnosis=["COVID-19", "COVID-19", "normal", "viral"],
         dataset=["hannover_v7", "hannover_v7", "kermany_v7", "kermany_v7"],
     )
-    said = texts(draw(figures.by_diagnosis, table)).replace("\n", " ")
+    said = texts(draw(figures.by_group, table, strata.STRATIFICATIONS[0])).replace("\n", " ")
     assert "CONFOUNDED" in said
     assert "children" in said
     assert "2 cases" in said
+
+
+def test_divisions_with_one_group_are_not_drawn_but_for_the_diagnosis():
+    table = scores_table(
+        dice=[0.9, 0.8], dataset=["a", "b"], diagnosis=["normal", "normal"], view=["PA", "pa"],
+        modality=["XR", "XR"], true_positive=[1, 1], false_negative=[0, 0], n_pixels=[9, 9],
+    )  # fmt: skip
+    drawn = [d.file for d in strata.STRATIFICATIONS if figures.worth_drawing(table, d)]
+    assert drawn == ["diagnosis", "dataset"]
+
+
+def test_curves_of_whole_cases_carry_the_confounders_warning():
+    names = [field.name for field in dataclasses.fields(score.CaseScore)]
+    table = pd.DataFrame({name: [""] * 4 for name in names}).assign(
+        model="m", modality="XR", case_id=list("abcd"), infection_share=[5.0, 1.0, 0.2, 0.0],
+        true_share_of_lung=math.nan, share_of_lung=math.nan, share_error=math.nan,
+        diagnosis=["COVID-19", "COVID-19", "viral", "normal"],
+        dataset=["hannover_v7", "hannover_v7", "kermany_v7", "kermany_v7"],
+    )  # fmt: skip
+    questions = list(case_level.summarise(table, table["case_id"].to_numpy(object)))
+    figure = draw(figures.whole_cases, questions)
+    said = texts(figure)
+    assert "COVID-19 against all others (XR, 2 yes, 2 no)" in said
+    assert "CONFOUNDED" in said
+    assert "m 1.00" in said
 
 
 def test_infected_shares_are_drawn_with_their_bias():

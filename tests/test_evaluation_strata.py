@@ -46,6 +46,45 @@ def test_covid_alone_has_nothing_to_be_confused_with():
     assert strata.confounder(table(("one", "COVID-19"), ("two", "COVID-19"))) == ""
 
 
+def scores(**columns):
+    length = len(next(iter(columns.values())))
+    rows = {"dataset": ["one"] * length, "diagnosis": [""] * length, "view": [""] * length}
+    return pd.DataFrame(rows | columns)
+
+
+VIEW = next(s for s in strata.STRATIFICATIONS if s.name == "view")
+
+
+def test_one_view_written_in_two_ways_is_one_group():
+    assert list(VIEW.group_of(scores(view=["PA", "pa", " ap", ""]))) == [
+        "PA",
+        "PA",
+        "AP",
+        "unknown",
+    ]
+
+
+def test_views_that_go_with_the_data_set_are_confounded_with_it():
+    found = strata.warning(VIEW, scores(view=["PA", "AP"], dataset=["here", "there"]))
+    assert found.startswith("CONFOUNDED: view goes with the data set (AP: there; PA: here)")
+
+
+def test_views_within_one_data_set_may_be_compared():
+    assert strata.warning(VIEW, scores(view=["PA", "AP"])) == ""
+
+
+def test_one_group_alone_needs_no_warning():
+    assert strata.warning(VIEW, scores(view=["PA", "PA"], dataset=["here", "there"])) == ""
+
+
+def test_groups_are_shown_in_an_order_that_readers_expect():
+    shown = ["large (above 2 %)", "unknown", "small (up to 1 %)", "empty", "medium (up to 2 %)"]
+    assert [g.split(" (")[0] for g in strata.in_order(shown)] == [
+        "empty", "small", "medium", "large", "unknown",
+    ]  # fmt: skip
+    assert strata.in_order(["normal", "COVID-19", "non-COVID"])[0] == "COVID-19"
+
+
 def test_lesions_are_divided_into_thirds_by_their_share_of_the_image():
     scores = pd.DataFrame(
         {
