@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import matplotlib.figure
+import matplotlib.ticker
 import pandas as pd
 
 from evaluation import appearance
@@ -53,6 +54,7 @@ def draw(curves: Sequence[Curve]) -> matplotlib.figure.Figure:
                     linewidth=1.6,
                 )
         axis.set(xlabel="epoch", ylabel=title, title=f"Training: {title}")
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.grid(linewidth=0.6)
         for model in models:
             axis.plot([], [], color=colour[model], label=model)

@@ -131,7 +131,10 @@ def _boxes(
             boxprops={"alpha": 0.55}, **options,
         )  # fmt: skip
     some = rows.sample(min(len(rows), _MOST_POINTS), random_state=0)
-    seaborn.stripplot(data=some, dodge=True, size=3, alpha=0.8, **options)
+    seaborn.stripplot(
+        data=some, dodge=True, size=3.5, linewidth=0.5,
+        edgecolor=matplotlib.rcParams["text.color"], **options,
+    )  # fmt: skip
     counts = rows.groupby("group")["case_id"].nunique()
     names = ["\n".join(textwrap.wrap(group, 24)) for group in groups]
     ticks = [f"{name}\n{counts[group]} cases" for name, group in zip(names, groups, strict=True)]
@@ -173,7 +176,9 @@ def whole_cases(questions: Sequence[case_level.CaseLevel]) -> matplotlib.figure.
         for axis, title in ((roc, "ROC AUC"), (recall, "PR AUC")):
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
             axis.grid(linewidth=0.6)
-            axis.legend(title=title, fontsize=8, loc="lower right" if axis is roc else "lower left")
+            axis.legend(
+                title=title, fontsize=8, loc="lower right" if axis is roc else "upper right"
+            )
         warned = dict.fromkeys(item.warning for item in here if item.warning)
         lines = [line for text in warned for line in textwrap.wrap(text, 110)]
         if lines:

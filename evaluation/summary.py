@@ -288,22 +288,19 @@ def _strata(scores: pd.DataFrame, seed: int) -> Iterable[StratumSummary]:
             for label, rows in scores.groupby("label", sort=False)
         }
         groups = stratification.group_of(scores)
-        for (group, model, label), rows in scores.groupby([groups, "model", "label"], sort=False):
-            yield StratumSummary(
-                stratification.name,
-                group,
-                model,
-                label,
-                len(rows),
-                {
-                    name: statistics.mean(rows[name].to_numpy(), patients(rows), seed).clipped(
-                        *METRICS[name][:2]
-                    )
-                    for name in STRATIFIED
-                },
-                float(rows["dice"].median()),
-                warnings[label],
-            )
+        for group in strata.in_order(groups.unique()):
+            there = scores[groups == group].groupby(["model", "label"], sort=False)
+            for (model, label), rows in there:
+                yield StratumSummary(
+                    stratification=stratification.name,
+                    group=group,
+                    model=model,
+                    label=label,
+                    cases=len(rows),
+                    metrics={name: _metric(rows, name, seed).mean for name in STRATIFIED},
+                    median_dice=float(rows["dice"].median()),
+                    warning=warnings[label],
+                )
 
 
 def save_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
