@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import rich.box
 import rich.console
 import rich.table
 
@@ -174,9 +175,12 @@ def _table(found: Sequence[Change], names: tuple[str, str]) -> rich.table.Table:
     table = rich.table.Table(
         title=f"{names[1]} after minus {names[0]} before",
         caption="interval: bootstrap of patients; p: signed ranks, Holm over all tables",
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for name in ("Label", "Metric", "Difference", "Up/down/same", "p", "Verdict"):
-        table.add_column(name, no_wrap=True)
+    for name in ("Label", "Metric", "Difference", "Up/down/\nsame", "p", "Verdict"):
+        table.add_column(name, no_wrap=name != "Verdict")
     for change in found:
         if (change.before, change.after) == names:
             table.add_row(
@@ -194,9 +198,13 @@ def _most_changed(merged: pd.DataFrame, names: tuple[str, str], count: int) -> r
     moved = (merged["dice_after"] - merged["dice_before"]).rename("change")
     rows = merged.assign(change=moved)[moved.abs() > 0]
     rows = rows.reindex(rows["change"].abs().sort_values(ascending=False).index).head(count)
-    table = rich.table.Table(title=f"{names[1]}: cases whose Dice changed most")
+    table = rich.table.Table(
+        title=f"{names[1]}: cases whose Dice changed most",
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for name in ("Case", "Label", "Before", "After", "Change"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold", no_wrap=name != "Case")
     for row in rows.itertuples():
         table.add_row(
             row.case_id,
