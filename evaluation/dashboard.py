@@ -31,7 +31,7 @@ CAPTIONS = {
     "training": "Dashed: on training cases, as augmented; full: on validation cases.",
 }
 
-_METRICS = {
+METRIC_TITLES = {
     "dice": "Dice",
     "iou": "IoU",
     "accuracy": "Accuracy",
@@ -184,11 +184,13 @@ def _comparisons(found: Summary) -> str:
 
 def _more_metrics(found: Summary) -> str:
     names = [
-        name for name in _METRICS if any(item.metrics[name].mean.cases for item in found.labels)
+        name
+        for name in METRIC_TITLES
+        if any(item.metrics[name].mean.cases for item in found.labels)
     ]
     rows = [
         (
-            _METRICS[name],
+            METRIC_TITLES[name],
             item.model,
             item.label,
             tables.with_interval(m.mean),

@@ -7,7 +7,7 @@ import dashboard_page
 import pytest
 
 from data_pipeline import phantom
-from evaluation import run
+from evaluation import dashboard, run, summary
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,10 @@ def test_the_page_forbids_itself_the_network_and_links_to_nothing(page):
     assert "default-src 'none'" in text
     assert not re.search(r"""(src|href)=["'](https?:)?//""", text)
     assert "{{" not in text
+
+
+def test_every_metric_of_the_summary_has_a_title():
+    assert set(dashboard.METRIC_TITLES) == set(summary.METRICS)
 
 
 def test_its_rows_are_those_of_the_scores(page):
