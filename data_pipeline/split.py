@@ -221,6 +221,11 @@ def _shuffle(name: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()
 
 
+def sample(cases: Sequence[Case], most: int, seed: int) -> list[Case]:
+    """Returns up to `most` of the cases, the same ones on any machine for the same seed."""
+    return sorted(cases, key=lambda case: _shuffle(case.id, seed))[:most]
+
+
 def copies_among(cases: Sequence[Case]) -> list[tuple[str, str]]:
     """Reads every scan and returns the pairs of cases that show the same image.
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -35,12 +36,13 @@ class TrainConfig:
     seed: int = _flag(0, "decides split, order, augmentation and first weights")
     use_all: bool = _flag(False, "train on every case, without validation and test split")
     folds: int = _flag(0, "cross-validation: as many trainings, each case tested once")
-    size: int = _flag(256, "side of the square frame an image is fitted into, in pixels")
+    size: int = _flag(0, "side of the square frame in pixels; 0: from the data")
+    window: str = _flag("", "LOW,HIGH in HU, or in stored values; CT in HU: from the data if empty")
     units: str = _flag("", "CT: only cases in HU, or only in stored values", choices=("", *UNITS))
     denoise: str = _flag("none", "before anything else", choices=("none", "median", "gaussian"))
     clahe: bool = _flag(False, "equalise contrast locally")
     no_flips: bool = _flag(False, "CT: do not average answers over mirrored slices")
-    batch_size: int = _flag(8, "samples a step and device")
+    batch_size: int = _flag(0, "samples a step and device; 0: as memory allows")
     loss: str = _flag("dice_ce", "an overlap and a pixelwise term", choices=tuple(losses.LOSSES))
     label_smoothing: float = _flag(0.0, "share of targets that becomes even odds in the latter")
     learning_rate: float = _flag(2e-3, "at its highest, after warm-up")
@@ -61,10 +63,14 @@ class TrainConfig:
         known_labels.parse(self.labels)
         if self.epochs is not None and self.minutes is not None:
             raise InputError("give --epochs or --minutes, not both: one plan at a time")
-        for name in ("epochs", "minutes", "size", "batch_size", "learning_rate"):
+        for name in ("epochs", "minutes", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
+        for name in ("size", "batch_size"):
+            if (value := getattr(self, name)) < 0:
+                raise InputError(f"--{name.replace('_', '-')} must not be negative; got {value}")
+        self.window_limits()
         if not 0 <= self.ema < 1:
             raise InputError(f"--ema must be from 0 to below 1, for example 0.99; got {self.ema}")
         if not 0 <= self.label_smoothing < 1:
@@ -83,6 +89,18 @@ class TrainConfig:
             raise InputError("--resume goes on with a run, --overwrite deletes it: choose one")
         if self.resume and not self.name:
             raise InputError("--resume needs the --name of the run to go on with")
+
+    def window_limits(self) -> tuple[float, float] | None:
+        """Returns the window as numbers; None if none is set."""
+        if not self.window:
+            return None
+        try:
+            low, high = map(float, self.window.split(","))
+        except ValueError:
+            low = high = math.nan
+        if not low < high:
+            raise InputError(f"--window is LOW,HIGH, for example -1000,400; got {self.window}")
+        return low, high
 
 
 def from_flags(argv: list[str] | None = None) -> TrainConfig:

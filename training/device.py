@@ -19,6 +19,11 @@ def strategy() -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def kind() -> str:
+    """Returns "GPU" if there is one, else "CPU"."""
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
 def describe(chosen: tf.distribute.Strategy) -> str:
     """Returns the devices in words, for example "2 x GPU (NVIDIA A100), MirroredStrategy"."""
     gpus = tf.config.list_physical_devices("GPU")

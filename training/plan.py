@@ -6,11 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from data_pipeline import augment, cases, intensity, labels, raster, split
+from data_pipeline import augment, cases, labels, raster, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
+from training import derive, fingerprint
 from training.config import TrainConfig
+from training.fingerprint import Fingerprint
 
 # What the label covers in each data set; a model must not learn two conventions unawares.
 _BEHIND_THE_HEART = "lung includes the region behind the heart and below the diaphragm's dome"
@@ -37,6 +39,7 @@ class Plan:
     cases: tuple[Case, ...]
     splits: dict[str, str]  # case id to train, validation or test
     policy: augment.Policy
+    fingerprint: Fingerprint  # of the cases to learn from
 
     def part(self, name: str) -> list[Case]:
         """Returns the cases of a split."""
@@ -46,28 +49,46 @@ class Plan:
 def make(config: TrainConfig) -> list[Plan]:
     """Returns the trainings that a configuration asks for: one, or one a fold.
 
+    What the configuration leaves open is derived from the cases to learn from: of one training
+    its own, of a cross-validation all, so that its networks work on equal frames.
+
     Raises:
       InputError: if the data cannot be read, or holds nothing to learn from.
     """
     chosen = tuple(_select(config))
+    units = _units_of_all(config, chosen)
     directory = config.runs / (config.name or _name(config))
-    spec = _spec(config, chosen)
+    divided = _divided(config, chosen, directory)
+    learnt = [c for c in chosen if any(splits[c.id] == "train" for splits in divided.values())]
+    if not learnt:
+        raise InputError("no case is left to train on; use more data or --use-all")
+    found = fingerprint.take(learnt, labels.parse(config.labels), config.seed)
+    config = derive.frame(config, found, units)
+    spec = _spec(config, chosen, units)
+    config = derive.batch(config, spec)
     policy = augment.XRAY if config.modality == "XR" else augment.CT
-    if not config.folds:
-        splits = _splits(config, chosen)
-        return [Plan(config, directory, spec, chosen, splits, policy)]
-    fold_of = split.folds(chosen, config.folds, config.seed, copies=_copies(chosen))
     return [
-        Plan(
-            config,
-            directory / f"fold{fold}",
-            spec,
-            chosen,
-            {id: "test" if number == fold else "train" for id, number in fold_of.items()},
-            policy,
-        )
-        for fold in range(config.folds)
+        Plan(config, where, spec, chosen, splits, policy, found)
+        for where, splits in divided.items()
     ]
+
+
+def _divided(
+    config: TrainConfig, chosen: Sequence[Case], directory: pathlib.Path
+) -> dict[pathlib.Path, dict[str, str]]:
+    """Returns the directory of each training with what each case is to it."""
+    if config.use_all:
+        return {directory: {case.id: "train" for case in chosen}}
+    copies = _copies(chosen)
+    if not config.folds:
+        return {directory: split.assign(chosen, config.seed, copies=copies)}
+    fold_of = split.folds(chosen, config.folds, config.seed, copies=copies)
+    return {
+        directory / f"fold{fold}": {
+            id: "test" if number == fold else "train" for id, number in fold_of.items()
+        }
+        for fold in range(config.folds)
+    }
 
 
 def _select(config: TrainConfig) -> list[Case]:
@@ -92,7 +113,7 @@ def _units(case: Case) -> str:
     return "stored" if plain and not told else "HU"
 
 
-def _spec(config: TrainConfig, chosen: Sequence[Case]) -> InputSpec:
+def _units_of_all(config: TrainConfig, chosen: Sequence[Case]) -> str:
     counts = Counter(_units(case) for case in chosen)
     if len(counts) > 1:
         told = ", ".join(f"{count} in {units}" for units, count in sorted(counts.items()))
@@ -100,25 +121,22 @@ def _spec(config: TrainConfig, chosen: Sequence[Case]) -> InputSpec:
             f"{config.data}: the {config.modality} cases mix intensities ({told}), which one "
             "network cannot take; choose with --units HU or --units stored"
         )
-    units = next(iter(counts))
+    return next(iter(counts))
+
+
+def _spec(config: TrainConfig, chosen: Sequence[Case], units: str) -> InputSpec:
     datasets = sorted({case.dataset for case in chosen})
     return InputSpec(
         modality=config.modality,
         labels=labels.parse(config.labels),
         shape=(config.size, config.size),
         units=units,
-        window=intensity.LUNG_WINDOW_HU if units == "HU" else None,
+        window=config.window_limits(),
         denoise=config.denoise,
         clahe=config.clahe,
         flips=() if config.no_flips else _FLIPS[config.modality],
         conventions=tuple(f"{d}: {_CONVENTIONS[d]}" for d in datasets if d in _CONVENTIONS),
     )
-
-
-def _splits(config: TrainConfig, chosen: Sequence[Case]) -> dict[str, str]:
-    if config.use_all:
-        return {case.id: "train" for case in chosen}
-    return split.assign(chosen, config.seed, copies=_copies(chosen))
 
 
 def _copies(chosen: Sequence[Case]) -> list[tuple[str, str]]:

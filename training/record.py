@@ -35,6 +35,7 @@ def start(plan: Plan) -> None:
         _settings(plan)
         | {
             "spec": dataclasses.asdict(plan.spec),
+            "fingerprint": dataclasses.asdict(plan.fingerprint),
             "data_sha256": data_hash(plan.cases),
             "device": device.describe(chosen),
             "precision_used": device.precision(plan.config.precision),

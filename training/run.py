@@ -84,6 +84,7 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
         f"window {spec.window} {spec.units}" if spec.window else f"percentiles {spec.percentiles}"
     )
     console.print(f"input       {' x '.join(map(str, spec.shape))} pixels, {window}")
+    console.print(f"            {_derivation(one)}")
     budget = (
         f"{config.minutes:g} minutes"
         if config.minutes
@@ -92,6 +93,17 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
     console.print(f"budget      {budget}, batch {config.batch_size} a device")
     console.print(
         f"device      {device.describe(device.strategy())}, {device.precision(config.precision)}"
+    )
+
+
+def _derivation(one: Plan) -> str:
+    """Says from what the settings come that nobody gave."""
+    found = one.fingerprint
+    shape = " x ".join(map(str, found.shape))
+    shares = ", ".join(f"{label} {share:.1%}" for label, share in found.foreground_share.items())
+    return (
+        f"(median of {found.cases} cases to learn from: {shape} pixels, {shares} of the image; "
+        "--size, --window, --batch-size choose otherwise)"
     )
 
 

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from data_pipeline import raster
+from data_pipeline.cases import Case
+from data_pipeline.spec import InputSpec
+from models import zoo
+from training import derive, fingerprint
+from training.config import TrainConfig
+from training.fingerprint import Fingerprint
+
+GIB = 2**30
+
+
+def found(shape=(300, 260), window=(-900.0, 50.0)):
+    return Fingerprint(3, shape, None, window, {"lung": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "side"),
+    [
+        ((180, 150), "CPU", 160),  # the multiple of 32 below the longer side
+        ((512, 400), "CPU", 192),  # no more than a CPU trains in minutes
+        ((512, 400), "GPU", 512),
+        ((2000, 2500), "GPU", 512),
+        ((60, 90), "CPU", 128),  # nothing would be left after five halvings
+        ((70, 300, 512), "GPU", 512),  # slices of a volume are another axis
+    ],
+)
+def test_the_frame_is_about_as_large_as_a_median_image(shape, kind, side):
+    assert derive.side(found(shape), kind) == side
+
+
+def test_a_given_setting_holds():
+    given = TrainConfig(size=96, window="-1000,400")
+    assert derive.frame(given, found(), "HU") == given
+
+
+def test_ct_in_hu_is_windowed_by_what_is_to_be_outlined_and_the_rest_by_its_own_percentiles():
+    assert derive.frame(TrainConfig(), found(), "HU").window_limits() == (-900.0, 50.0)
+    assert derive.frame(TrainConfig(), found(), "stored").window_limits() is None
+    empty = found(window=None)  # nothing outlined in any case
+    assert derive.frame(TrainConfig(), empty, "HU").window_limits() == (-1000.0, 400.0)
+
+
+def test_a_batch_is_the_largest_power_of_two_that_half_of_the_memory_holds():
+    assert derive.batch_size(GIB // 8, "CPU", 100 * GIB) == 8
+    assert derive.batch_size(GIB // 8, "CPU", 2 * GIB) == 8  # 8 x 1/8 is just a half of 2
+    assert derive.batch_size(GIB // 8, "CPU", 2 * GIB - 1) == 4
+    assert derive.batch_size(GIB // 8, "GPU", 16 * GIB) == 32
+    assert derive.batch_size(GIB, "CPU", GIB // 100) == 1
+    assert derive.batch_size(GIB, "GPU", None) == 8
+
+
+def test_memory_of_a_sample_grows_with_the_area_of_the_tile():
+    small, large = (
+        derive.sample_bytes(zoo.NETWORKS["unet"](InputSpec("XR", ("lung",), (side, side))))
+        for side in (64, 128)
+    )
+    assert large == 4 * small
+
+
+@pytest.fixture
+def make_case(tmp_path):
+    def make(name, image, mask):
+        raster.write(tmp_path / f"{name}.png", image)
+        raster.write(tmp_path / f"{name}_mask.png", np.where(mask, 255, 0).astype(np.uint8))
+        return Case(name, "XR", tmp_path / f"{name}.png", lung_mask=tmp_path / f"{name}_mask.png")
+
+    return make
+
+
+def test_a_fingerprint_is_of_medians_and_of_what_lies_inside_the_masks(make_case):
+    rows = np.arange(40, dtype=np.uint8)[:, None]
+    cases = [
+        make_case(f"case{cols}", np.repeat(rows, cols, axis=1), np.repeat(rows >= 30, cols, axis=1))
+        for cols in (10, 20, 60)
+    ]
+    taken = fingerprint.take(cases, ("lung",), seed=0)
+    assert (taken.cases, taken.shape, taken.spacing_mm) == (3, (40, 20), None)
+    assert taken.foreground_share == {"lung": 0.25}  # 10 of 40 rows
+    # The values inside are 30 to 39, equally often.
+    assert taken.foreground_window == pytest.approx((30, 39))
+
+
+def test_a_fingerprint_reads_no_more_cases_than_it_needs(make_case, monkeypatch):
+    monkeypatch.setattr(fingerprint, "MOST_CASES", 2)
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    cases = [make_case(f"case{number}", image, image > 7) for number in range(5)]
+    assert fingerprint.take(cases, ("lung",), seed=1).cases == 2
+
+
+def test_without_any_foreground_there_is_no_window(make_case):
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    taken = fingerprint.take([make_case("empty", image, image > 99)], ("lung",), seed=0)
+    assert taken.foreground_window is None
+    assert taken.foreground_share == {"lung": 0.0}
