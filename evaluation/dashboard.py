@@ -239,8 +239,7 @@ def _questions(questions: Sequence[case_level.CaseLevel]) -> str:
     rows = [
         (
             item.model,
-            item.question,
-            item.modality,
+            f"{item.question} ({item.modality})",
             f"{item.positives} / {item.negatives}",
             tables.with_interval(item.roc_auc),
             tables.with_interval(item.pr_auc),
@@ -252,11 +251,11 @@ def _questions(questions: Sequence[case_level.CaseLevel]) -> str:
         for item in questions
     ]
     header = (
-        *("Model", "Question", "Modality", "Yes / no", "ROC AUC", "PR AUC"),
+        *("Model", "Question", "Yes / no", "ROC AUC", "PR AUC"),
         *("Sensitivity", "Specificity", "Said yes: right / wrong", "Said no: wrong / right"),
     )
     warnings = dict.fromkeys(item.warning for item in questions if item.warning)
-    return "".join(_warning(text) for text in warnings) + _table(header, rows, 3)
+    return "".join(_warning(text) for text in warnings) + _table(header, rows)
 
 
 def _severity(item: case_level.Severity) -> str:

@@ -150,3 +150,24 @@ def test_print_is_light_and_has_no_buttons(browser):
     assert page == "rgb(255, 255, 255)"
     assert (button, controls, dark) == ("none", "none", "none")
     assert tile != "none"
+
+
+def test_what_is_folded_is_printed_unfolded(browser):
+    script = """
+      document.querySelectorAll('details').forEach(folded => { folded.open = false; });
+      window.dispatchEvent(new Event('beforeprint'));
+      return [...document.querySelectorAll('details')].every(folded => folded.open);
+    """
+    assert browser.execute_script(script)
+
+
+def test_no_table_is_wider_than_a_sheet_of_paper(browser):
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False},  # A4 in CSS px
+    )
+    width = browser.execute_script("return document.documentElement.scrollWidth")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert width <= 720

@@ -12,6 +12,11 @@
     root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
   });
 
+  // Paper has no triangle to click: what is folded is printed unfolded.
+  window.addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll("details")) folded.open = true;
+  });
+
   // Pictures: one grey image a case and outlines as paths.
   const SVG = "http://www.w3.org/2000/svg";
   const make = (name, attributes, parent) => {
