@@ -1,12 +1,12 @@
-"""Writes the README's table of results: trains what is not trained yet, scores all, and sums up.
+"""Writes the tables of results: trains what is not trained yet, scores all, and sums up.
 
     python -m evaluation.benchmark                         # about 30 minutes on 2 idle CPU cores
-    python -m evaluation.benchmark --readme README.md      # and puts the table into the README
+    python -m evaluation.benchmark --readme README.md --models docs/models.md    # and shows them
 
-U-Net, CNN and thresholding, on lungs in X-rays (patient-level test split) and infection in CT
-slices (five-fold cross-validation, since few slices have a known patient). Runs that are there
-are used as they are; delete one to train it anew. All results lie in results/benchmark, what
-the README shows in results/README.
+U-Net, light U-Net, CNN and thresholding, on lungs in X-rays (patient-level test split) and
+infection in CT slices (five-fold cross-validation, since few slices have a known patient). Runs
+that are there are used as they are; delete one to train it anew. All results lie in
+results/benchmark, what the README shows in results/README.
 """
 
 import argparse
@@ -25,11 +25,13 @@ import rich.console
 
 from data_pipeline import cases, raster
 from data_pipeline.errors import InputError, one_line_for_bad_input
-from evaluation import results, runs, summary, tables
+from evaluation import costs, results, runs, summary, tables
 from evaluation import run as scoring_command
+from evaluation.speed import machine
 
-NETWORKS = ("unet", "cnn")
+NETWORKS = ("unet", "light", "cnn")
 BASELINE = "threshold"
+NAMES = {"unet": "U-Net", "light": "light U-Net", "cnn": "CNN", "threshold": "Thresholding"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Settings:
     results: pathlib.Path
     shown: pathlib.Path
     readme: pathlib.Path | None
+    models: pathlib.Path | None
     seed: int
     xr_epochs: int
     ct_epochs: int
@@ -106,10 +109,11 @@ def from_flags(argv: list[str] | None = None) -> Settings:
         help="where the small files that the README shows go (default: %(default)s)",
     )
     add("--readme", type=pathlib.Path, help=f"put the table between {BEGIN} and {END} of this")
+    add("--models", type=pathlib.Path, help="likewise the table of models and what they cost")
     add("--seed", type=int, default=0)
     # Epochs, not minutes: a busy machine takes longer and gives the same table.
     add("--xr-epochs", type=int, default=24, help="a training (default: %(default)s)")
-    add("--ct-epochs", type=int, default=12, help="a fold (default: %(default)s)")
+    add("--ct-epochs", type=int, default=16, help="a fold (default: %(default)s)")
     every = ",".join(task.name for task in TASKS)
     add("--tasks", default=every, help="default: %(default)s")  # fmt: skip
     given = vars(parser.parse_args(argv))
@@ -170,7 +174,7 @@ def _row(task: Task, item: dict[str, object]) -> tuple[str, ...]:
     interval = f"{dice['value']:.3f} ({dice['low']:.3f}-{dice['high']:.3f})"
     return (
         task.title,
-        {"unet": "U-Net", "cnn": "CNN", "threshold": "Thresholding"}.get(model, model),
+        NAMES.get(model, model),
         f"{measured['accuracy']['mean']['value']:.3f}",
         f"{measured['loss']['mean']['value']:.3f}",
         interval,
@@ -219,7 +223,7 @@ def _versions() -> str:
 
 
 def put_into(readme: pathlib.Path, text: str) -> None:
-    """Replaces what stands between the two markers of a README.
+    """Replaces what stands between the two markers of a page.
 
     Raises:
       InputError: if it has no such markers.
@@ -247,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     settings = from_flags(argv)
     console = rich.console.Console(highlight=False)
-    rows = []
+    rows, cost_rows = [], []
     for task in TASKS:
         if task.name not in settings.tasks:
             continue
@@ -257,11 +261,15 @@ def main(argv: list[str] | None = None) -> None:
         if scoring_command.main([*trained, BASELINE, *flags, "--seed", str(settings.seed)]):
             raise InputError(f"some cases of {task.name} could not be scored; see {out}")
         rows += rows_of(task, out)
+        cost_rows += costs.rows(task.title, out, [pathlib.Path(run) for run in trained])
         show(out, settings.shown / task.name)
     text = table(settings, rows)
     summary.save_text(settings.shown / "table.md", text)
-    if settings.readme is not None:
-        put_into(settings.readme, text)
+    models = costs.table(cost_rows, _versions(), len(machine.cores()))
+    summary.save_text(settings.shown / "models.md", models)
+    for page, content in ((settings.readme, text), (settings.models, models)):
+        if page is not None:
+            put_into(page, content)
     console.print(text, markup=False)
     console.print(f"table: {settings.shown / 'table.md'}")
 

@@ -1,0 +1,81 @@
+"""What a trained model costs: parameters, minutes of training, milliseconds a scan."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import pandas as pd
+
+from evaluation import runs, tables
+
+HEADER = (
+    *("Task", "Model", "Parameters", "Steps", "Minutes", "ms a scan"),
+    *("Accuracy", "Dice (95 % interval)", "Cases"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one run; of a cross-validation, all its trainings together."""
+
+    parameters: int
+    steps: int
+    minutes: float
+
+
+def of_run(path: pathlib.Path) -> Cost:
+    """Reads what a finished run says of itself."""
+    told = [runs.read_config(folder) for folder in runs.load(path).folds]
+    return Cost(
+        int(str(told[0]["parameters"])),
+        sum(int(str(config["steps"])) for config in told),
+        sum(float(str(config["train_seconds"])) for config in told) / 60,
+    )
+
+
+def rows(
+    title: str, scored: pathlib.Path, trained: Sequence[pathlib.Path]
+) -> list[tuple[str, ...]]:
+    """Returns a row a model of what a results folder says, networks with their cost.
+
+    Args:
+      title: of the task.
+      scored: the results folder.
+      trained: the run directories among what was scored.
+    """
+    found = json.loads((scored / "summary.json").read_text(encoding="utf-8"))
+    seconds = pd.read_csv(scored / "cases.csv").groupby("model")["seconds"].median()
+    costs = {path.name: of_run(path) for path in trained}
+    return [_row(title, item, costs.get(item["model"]), seconds) for item in found["labels"]]
+
+
+def _row(
+    title: str, item: dict[str, object], cost: Cost | None, seconds: pd.Series
+) -> tuple[str, ...]:
+    model, measured = str(item["model"]), item["metrics"]
+    if not isinstance(measured, dict):
+        raise TypeError("summary.json: metrics is no table")
+    dice = measured["dice"]["mean"]
+    return (
+        title,
+        model.rpartition("-")[2],
+        *(("0", "-", "-") if cost is None else _of(cost)),
+        f"{1000 * seconds[model]:.0f}",
+        f"{measured['accuracy']['mean']['value']:.3f}",
+        f"{dice['value']:.3f} ({dice['low']:.3f}-{dice['high']:.3f})",
+        str(item["cases"]),
+    )
+
+
+def _of(cost: Cost) -> tuple[str, ...]:
+    return f"{cost.parameters:,}", f"{cost.steps:,}", f"{cost.minutes:.1f}"
+
+
+def table(body: Sequence[Sequence[str]], versions: str, cores: int) -> str:
+    """Returns the table in Markdown with its conditions."""
+    return tables.markdown(HEADER, body) + (
+        f"\nBy `python -m evaluation.benchmark` with {versions} on {cores} CPU core(s). Minutes "
+        "are wall-clock and of all folds together, reading and validation included; ms a scan is "
+        "the median from voxels to mask, with mirrored answers where the model averages them.\n"
+    )
