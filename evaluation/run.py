@@ -21,8 +21,9 @@ import rich.progress
 from data_pipeline import cases
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.scan import MODALITIES
-from evaluation import entering, results, scoring, selection, summary, tables
+from evaluation import card, entering, results, scoring, selection, summary, tables
 from evaluation.journal import Journal
+from evaluation.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     told = results.Provenance.of(entrants, manifest_path, settings.split, settings.seed, command)
     results.write(settings.out, trials, outcome, found, told, keep_masks=settings.save_masks)
     _report(console, settings.out, found, outcome)
+    for entrant in entrants:
+        path = card.complete(entrant, found, told) if isinstance(entrant, Run) else None
+        if path:
+            console.print(f"Model card completed: {path}", highlight=False)
     return 1 if outcome.failures else 0
 
 

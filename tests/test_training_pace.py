@@ -7,7 +7,7 @@ from training.pace import Pace
 def test_counted_steps_decide_progress_and_rate():
     counted = Pace(total_steps=100, budget_s=None)
     assert counted.learning_rate(1.0) == pytest.approx(1e-3 / 0.03)  # warm-up starts above zero
-    counted.go_on_from(step=50, elapsed_s=10)
+    counted.go_on_from(step=50, elapsed_s=10, spent_s={})
     assert counted.progress() == 0.5
     assert counted.learning_rate(2.0) == pytest.approx(1.0)  # half a cosine at its middle
     counted.step = 100
@@ -19,11 +19,27 @@ def test_a_budget_follows_the_clock_and_keeps_what_was_used_before(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
     timed = Pace(total_steps=None, budget_s=60)
-    timed.go_on_from(step=5, elapsed_s=15)
+    timed.go_on_from(step=5, elapsed_s=15, spent_s={"reading": 4})
     now[0] += 15
     assert timed.elapsed_s() == 30
     assert timed.progress() == 0.5
     assert timed.left_s() == 30
+    with timed.timed("reading"):
+        now[0] += 3
+    assert timed.spent_s["reading"] == 7
     now[0] += 500
     assert timed.progress() == 1.0
     assert timed.left_s() == 0
+
+
+def test_what_follows_the_last_step_is_part_of_the_budget(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    timed = Pace(total_steps=None, budget_s=60)
+    timed.validation_s, timed.saving_s = 8, 2
+    now[0] += 25
+    assert timed.progress() == 0.5  # of the 50 seconds that are left for steps
+    now[0] += 25
+    assert timed.progress() == 1.0
+    timed.validation_s = 70
+    assert timed.progress() == 1.0

@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights, batch statistics included.
+"""Averages of weights, batch statistics included: over steps, and over devices.
 
 Averaged weights lie nearer the middle of the basin that the last steps wander in (Polyak and
 Juditsky, 1992; arXiv:1803.05407). Keras' own `use_ema` averages what is trained only, so that the
@@ -9,12 +9,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 
 class Average(keras.callbacks.Callback):
-    """Keeps the average of all weights over steps, and validates with it.
+    """Keeps the exponential moving average of all weights over steps, and validates with it.
 
     The first averages are short, min(decay, (1 + t) / (10 + t)) after t steps, because a long
     one would remember the random weights of the start for hundreds of steps.
@@ -31,12 +30,19 @@ class Average(keras.callbacks.Callback):
         self._decay = decay
         self._weights = [weight.value for weight in model.weights]
         self._average = [tf.Variable(weight, trainable=False) for weight in self._weights]
-        self._step = 0
+        self._step = tf.Variable(0.0, trainable=False)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All that the average consists of: its values, in the order of model.weights, and t."""
+        return [*self._average, self._step]
 
     @tf.function
-    def _follow(self, keep: tf.Tensor) -> None:
+    def _follow(self) -> None:
+        keep = tf.minimum(self._decay, (1.0 + self._step) / (10.0 + self._step))
         for average, weight in zip(self._average, self._weights, strict=True):
             average.assign(keep * average + (1.0 - keep) * weight)
+        self._step.assign_add(1.0)
 
     @tf.function
     def _exchange(self) -> None:
@@ -47,9 +53,7 @@ class Average(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Moves the average towards the weights after a step."""
-        keep = min(self._decay, (1 + self._step) / (10 + self._step))
-        self._follow(tf.constant(keep, tf.float32))
-        self._step += 1
+        self._follow()
 
     def on_test_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Lets validation see the average."""
@@ -68,12 +72,30 @@ class Average(keras.callbacks.Callback):
         finally:
             self._exchange()
 
-    def values(self) -> list[np.ndarray]:
-        """Returns the average, in the order of model.weights."""
-        return [average.numpy() for average in self._average]
 
-    def go_on_from(self, step: int, values: list[np.ndarray]) -> None:
-        """Continues after an interruption: the steps done, and what `values` gave."""
-        self._step = step
-        for average, value in zip(self._average, values, strict=True):
-            average.assign(value)
+class SharedStatistics(keras.callbacks.Callback):
+    """Gives all devices the mean of their batch statistics after each step.
+
+    Keras lets each device's moving means and variances drift apart, and saves those of the first.
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+        super().__init__()
+        self._strategy = strategy
+        self._statistics = [weight.value for weight in model.non_trainable_weights]
+
+    @tf.function
+    def _share(self) -> None:
+        self._strategy.run(self._share_on_a_device)
+
+    def _share_on_a_device(self) -> None:
+        sizes = [int(statistic.shape.num_elements()) for statistic in self._statistics]
+        flat = tf.concat([tf.reshape(statistic, [-1]) for statistic in self._statistics], axis=0)
+        mean = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, flat)
+        for statistic, part in zip(self._statistics, tf.split(mean, sizes), strict=True):
+            statistic.assign(tf.reshape(part, statistic.shape))
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Shares, where there is anything to share."""
+        if self._statistics and self._strategy.num_replicas_in_sync > 1:
+            self._share()

@@ -5,28 +5,27 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
+from typing import Any
 
-import keras
 import numpy as np
 
-from training.averaging import Average
-
-_WEIGHTS = "state.weights.h5"
-_AVERAGE = "average.npz"
+_ARRAYS = "state.npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a training stands, besides its weights and its optimizer's."""
+    """Where a training stands, besides its arrays."""
 
     step: int
-    epoch: int
     elapsed_s: float
+    spent_s: dict[str, float]
     best: float | None  # validation Dice of the best weights so far
+    best_epoch: int
 
 
-def save(folder: pathlib.Path, model: keras.Model, average: Average, state: State) -> None:
-    """Writes weights, optimizer, average and state below `folder`, replacing the one before.
+def save(folder: pathlib.Path, variables: Sequence[Any], state: State) -> None:
+    """Writes the values of variables and the state below `folder`, replacing the one before.
 
     Each is a folder of its own named by its step, renamed into place when complete, so that a
     kill at any moment leaves the newest complete one.
@@ -38,8 +37,8 @@ def save(folder: pathlib.Path, model: keras.Model, average: Average, state: Stat
     unfinished = folder / f".unfinished-{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    model.save_weights(unfinished / _WEIGHTS)
-    np.savez(unfinished / _AVERAGE, *average.values())
+    values = {f"{number:05d}": v.numpy() for number, v in enumerate(variables)}
+    np.savez(unfinished / _ARRAYS, **values)
     (unfinished / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
     unfinished.rename(place)
     for other in folder.iterdir():
@@ -47,14 +46,11 @@ def save(folder: pathlib.Path, model: keras.Model, average: Average, state: Stat
             shutil.rmtree(other, ignore_errors=True)
 
 
-def restore(folder: pathlib.Path, model: keras.Model, average: Average) -> State | None:
-    """Loads the newest complete state into a compiled model and its average; None if none is."""
+def load(folder: pathlib.Path) -> tuple[State, list[np.ndarray]] | None:
+    """Returns the newest complete state and the values; None if there is none."""
     steps = sorted(folder.glob("step-*"))
     if not steps:
         return None
-    model.optimizer.build(model.trainable_variables)
-    model.load_weights(steps[-1] / _WEIGHTS)
     state = State(**json.loads((steps[-1] / "state.json").read_text(encoding="utf-8")))
-    with np.load(steps[-1] / _AVERAGE) as saved:
-        average.go_on_from(state.step, list(saved.values()))
-    return state
+    with np.load(steps[-1] / _ARRAYS) as saved:
+        return state, [saved[name] for name in sorted(saved.files)]

@@ -1,36 +1,49 @@
-"""What happens between the steps of a training: schedule, backup, progress bar, overlays."""
+"""What happens between the steps of a training: its schedule, its end, and what outlives it."""
 
 import contextlib
 import math
 import pathlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
-import cv2
 import keras
 import numpy as np
-import tensorflow as tf
-from rich import console as rich_console
-from rich import progress as rich_progress
 
-from data_pipeline import labels as known_labels
-from data_pipeline.spec import InputSpec
 from training import backup
 from training.averaging import Average
 from training.pace import Pace
 
-_LINES_WITHOUT_TERMINAL = 8
-_OVERLAYS = 4
+
+class AskedToStop(KeyboardInterrupt):
+    """Ctrl-C, obeyed between two steps: weights and counted steps agree."""
 
 
 class Schedule(keras.callbacks.Callback):
-    """Sets the learning rate before each step, and ends the training at the end of its pace."""
+    """Sets the learning rate before each step, and ends epochs and the training.
 
-    def __init__(self, pace: Pace, highest: float) -> None:
+    An epoch ends where the steps of the whole training say so, not where Keras has counted them:
+    a run that goes on in mid-epoch validates after the same steps as one never interrupted.
+    """
+
+    def __init__(
+        self, pace: Pace, highest: float, *, steps_an_epoch: int, validation_batches: int
+    ) -> None:
         super().__init__()
         self._pace, self._highest = pace, highest
+        self._steps_an_epoch, self._validation_batches = steps_an_epoch, validation_batches
+        self._began: tuple[int, float] | None = None  # step and time after the first step
+        self._ended_s: float | None = None
+        self._validating_s = 0.0
+        self._diverged = False
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Notes how long all that came after the last step of an epoch took."""
+        if self._ended_s is not None:
+            self._pace.validation_s = time.monotonic() - self._ended_s
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Sets the rate."""
@@ -38,14 +51,33 @@ class Schedule(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Counts the step."""
-        self._pace.step += 1
-        if self._pace.progress() >= 1:
-            self.model.stop_training = True
+        pace, now_s = self._pace, time.monotonic()
+        pace.step += 1
+        if self._began is None:
+            self._began = pace.step, now_s  # the first step's seconds are the graph's
+        elif self._ended_s is None:  # before the first validation, take it for as long as training
+            first, began_s = self._began
+            seconds_a_step = (now_s - began_s) / (pace.step - first)
+            pace.validation_s = self._validation_batches * seconds_a_step
+        self._diverged = not math.isfinite((logs or {}).get("loss", 0.0))
+        at_end = pace.step % self._steps_an_epoch == 0 or pace.progress() >= 1
+        self.model.stop_training = at_end or self._diverged
+        if self.model.stop_training:
+            self._ended_s = now_s
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Tells the callbacks after this one, history.csv among them, how long it has been."""
+        """Lets the next epoch begin, unless this was the last; tells the time so far."""
         if logs is not None:
-            logs["elapsed_s"] = round(self._pace.elapsed_s(), 1)
+            logs["elapsed_s"] = round(self._pace.elapsed_s(), 1)  # for history.csv and others
+        self.model.stop_training = self._diverged or self._pace.progress() >= 1
+
+    def on_test_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        """Starts the clock of validation."""
+        self._validating_s = time.monotonic()
+
+    def on_test_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Stops it."""
+        self._pace.spent_s["validation"] += time.monotonic() - self._validating_s
 
 
 class Interrupt(keras.callbacks.Callback):
@@ -73,161 +105,116 @@ class Interrupt(keras.callbacks.Callback):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Ends the training if asked to."""
-        if self._asked:
-            raise KeyboardInterrupt
+        """Ends the training if asked to; what ends anyway is validated first."""
+        if self._asked and not self.model.stop_training:
+            raise AskedToStop
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Ends the training if asked to and it would have gone on."""
+        if self._asked and not self.model.stop_training:
+            raise AskedToStop
 
 
 class Best(keras.callbacks.Callback):
     """Keeps the averaged weights of the epoch with the highest validation Dice in a file."""
 
-    def __init__(self, path: pathlib.Path, average: Average, best: float | None) -> None:
+    def __init__(self, path: pathlib.Path | None, average: Average, patience: int) -> None:
+        """Takes what to do.
+
+        Args:
+          path: the file; None where another worker writes it.
+          average: what to keep.
+          patience: end the training after so many epochs without a better one; 0: never.
+        """
         super().__init__()
-        self._path, self._average = path, average
-        self.value = best
+        self._path, self._average, self._patience = path, average, patience
+        self.value: float | None = None
+        self.epoch = 0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Saves the weights if they are the best so far."""
         dice = (logs or {}).get("val_dice")
-        if dice is not None and (self.value is None or dice > self.value):
-            self.value = float(dice)
-            unfinished = self._path.with_name("unfinished.weights.h5")
+        if dice is None:
+            return
+        if self.value is None or dice > self.value:
+            self.value, self.epoch = float(dice), epoch
             with self._average.in_place():
-                self.model.save_weights(unfinished)
-            unfinished.replace(self._path)
+                if self._path:
+                    unfinished = self._path.with_name("unfinished.weights.h5")
+                    self.model.save_weights(unfinished)
+                    unfinished.replace(self._path)
+        if self.is_out_of_patience(epoch):
+            self.model.stop_training = True
+
+    def is_out_of_patience(self, epoch: int) -> bool:
+        """Returns whether an epoch is too long after the best one."""
+        return bool(self._patience) and epoch - self.epoch >= self._patience
 
 
 class Backup(keras.callbacks.Callback):
-    """Saves the whole state after each epoch, for --resume."""
-
-    def __init__(self, folder: pathlib.Path, pace: Pace, average: Average, best: Best) -> None:
-        super().__init__()
-        self._folder, self._pace, self._average, self._best = folder, pace, average, best
-        self._epoch = 0
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Remembers the epoch for `now`."""
-        self._epoch = epoch
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Saves, unless the loss is NaN, from where no training goes on."""
-        self._epoch = epoch + 1
-        if math.isfinite((logs or {}).get("loss", 0.0)):
-            self.now()
-
-    def now(self) -> None:
-        """Saves the state as it is, in the middle of an epoch too."""
-        pace = self._pace
-        state = backup.State(pace.step, self._epoch, pace.elapsed_s(), self._best.value)
-        backup.save(self._folder, self.model, self._average, state)
-
-
-class Progress(keras.callbacks.Callback):
-    """One bar for the whole training, with loss, Dice and time left; a few lines without a tty."""
-
-    def __init__(self, pace: Pace, console: rich_console.Console) -> None:
-        super().__init__()
-        self._pace, self._console = pace, console
-        self._validation = ""
-        self._told = 0
-        self._bar = rich_progress.Progress(
-            rich_progress.TextColumn("epoch {task.fields[epoch]}"),
-            rich_progress.BarColumn(),
-            rich_progress.TaskProgressColumn(),
-            rich_progress.TextColumn("{task.fields[numbers]}"),
-            rich_progress.TextColumn("{task.fields[left]} left"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=1.0, epoch=1, numbers="", left="?")
-
-    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        """Shows the bar."""
-        self._bar.start()
-
-    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        """Leaves the finished bar behind."""
-        self._bar.stop()
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Shows the epoch, which is not the first one after an interruption."""
-        self._bar.update(self._task, epoch=epoch + 1)
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Moves the bar."""
-        numbers = "  ".join(
-            f"{name} {value:.3f}"
-            for name, value in (logs or {}).items()
-            if name in ("loss", "dice")
-        )
-        self._bar.update(
-            self._task,
-            completed=self._pace.progress(),
-            numbers=numbers + self._validation,
-            left=_minutes(self._pace.left_s()),
-        )
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Adds the validation Dice; without a terminal, says a line every eighth of the way."""
-        logs = logs or {}
-        if "val_dice" in logs:
-            self._validation = f"  validation Dice {logs['val_dice']:.3f}"
-        reached = int(self._pace.progress() * _LINES_WITHOUT_TERMINAL)
-        if not self._console.is_terminal and reached > self._told:
-            self._told = reached
-            self._console.print(
-                f"{self._pace.progress():4.0%}  epoch {epoch + 1}  loss {logs['loss']:.3f}  "
-                f"Dice {logs['dice']:.3f}{self._validation}  {_minutes(self._pace.left_s())} left"
-            )
-
-
-def _minutes(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "?"
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-class Overlays(keras.callbacks.Callback):
-    """Writes some validation frames with truth and prediction to TensorBoard."""
+    """Saves the whole state after each epoch, and within one every so often, for --resume."""
 
     def __init__(
         self,
         folder: pathlib.Path,
-        frames: tuple[tf.Tensor, tf.Tensor],
-        spec: InputSpec,
-        average: Average,
+        pace: Pace,
+        best: Best,
+        *,
+        lasting: Sequence[Any],
+        running: Sequence[Any],
+        every_s: float,
     ) -> None:
+        """Takes what to save.
+
+        Args:
+          folder: see backup.save.
+          pace: how far the training is.
+          best: the best so far.
+          lasting: variables that outlive an epoch.
+          running: variables that an epoch starts anew, such as those of its mean loss.
+          every_s: seconds from one backup to the next within an epoch.
+        """
         super().__init__()
-        self._folder, self._spec, self._average = folder, spec, average
-        self._images, self._targets = (np.asarray(part)[:_OVERLAYS] for part in frames)
+        self._folder, self._pace, self._best = folder, pace, best
+        self._lasting, self._running, self._every_s = list(lasting), list(running), every_s
+        self._saved_s = time.monotonic()
+        self._interrupted: list[np.ndarray] = []  # values for the variables of the first epoch
+
+    def restore(self) -> bool:
+        """Goes on from the newest complete state; False if there is none."""
+        found = backup.load(self._folder)
+        if found is None:
+            return False
+        state, values = found
+        for variable, value in zip(self._lasting, values, strict=False):
+            variable.assign(value)
+        self._interrupted = values[len(self._lasting) :]
+        self._pace.go_on_from(state.step, state.elapsed_s, state.spent_s)
+        self._best.value, self._best.epoch = state.best, state.best_epoch
+        return True
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Lets the means of an interrupted epoch go on; Keras has just reset them."""
+        for variable, value in zip(self._running, self._interrupted, strict=False):
+            variable.assign(value)
+        self._interrupted = []
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Saves if it is time; the last step of an epoch is saved with its validation."""
+        due = time.monotonic() - self._saved_s >= self._every_s
+        if due and not self.model.stop_training:
+            self.now([*self._lasting, *self._running])
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Draws what the network outlines now; truth in white."""
-        with self._average.in_place():
-            answers = np.asarray(self.model(self._images, training=False))
-        pictures = [
-            _drawn(image, target, answer, self._spec.labels)
-            for image, target, answer in zip(self._images, self._targets, answers, strict=True)
-        ]
-        with tf.summary.create_file_writer(str(self._folder)).as_default():
-            tf.summary.image("truth white, prediction coloured", np.stack(pictures), step=epoch)
+        """Saves, unless the loss is NaN, from where no training goes on."""
+        if math.isfinite((logs or {}).get("loss", 0.0)):
+            self.now(self._lasting)
 
-
-def _drawn(
-    image: np.ndarray, target: np.ndarray, answer: np.ndarray, labels: tuple[str, ...]
-) -> np.ndarray:
-    """Returns uint8 (rows, cols, 3) of a 2D frame, or of a volume's middle slice."""
-    if image.ndim == 4:
-        image, target, answer = (part[len(part) // 2] for part in (image, target, answer))
-    grey = (255 * image[..., image.shape[-1] // 2]).astype(np.uint8)
-    picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-    for number, label in enumerate(labels):
-        for plane, colour in (
-            (target, (255,) * 3),
-            (answer, known_labels.LABELS[label].colour_rgb),
-        ):
-            outlines, _ = cv2.findContours(
-                (plane[..., number] > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
-            )
-            cv2.drawContours(picture, outlines, -1, colour, 1)
-    return picture
+    def now(self, variables: Sequence[Any] | None = None) -> None:
+        """Saves the state as it is; in the middle of an epoch unless told otherwise."""
+        pace, best = self._pace, self._best
+        state = backup.State(
+            pace.step, pace.elapsed_s(), dict(pace.spent_s), best.value, best.epoch
+        )
+        backup.save(self._folder, variables or [*self._lasting, *self._running], state)
+        self._saved_s = time.monotonic()

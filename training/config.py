@@ -43,6 +43,7 @@ class TrainConfig:
     clahe: bool = _flag(False, "equalise contrast locally")
     no_flips: bool = _flag(False, "CT: do not average answers over mirrored slices")
     batch_size: int = _flag(0, "samples a step and device; 0: as memory allows")
+    accumulate: int = _flag(1, "batches a step, one after the other: large batches, small memory")
     loss: str = _flag("dice_ce", "an overlap and a pixelwise term", choices=tuple(losses.LOSSES))
     label_smoothing: float = _flag(0.0, "share of targets that becomes even odds in the latter")
     learning_rate: float = _flag(2e-3, "at its highest, after warm-up")
@@ -55,6 +56,8 @@ class TrainConfig:
     )  # fmt: skip
     runs: pathlib.Path = _flag(_RUNS, "where run directories are made")
     cache: pathlib.Path = _flag(_CACHE, "where decoded frames are kept")
+    backup_seconds: float = _flag(60.0, "between backups in an epoch: what a kill can cost")
+    profile: bool = _flag(False, "write a profile of ten steps for TensorBoard")
     resume: bool = _flag(False, "go on with the interrupted run of this name")
     overwrite: bool = _flag(False, "delete an earlier run of this name first")
 
@@ -63,7 +66,7 @@ class TrainConfig:
         known_labels.parse(self.labels)
         if self.epochs is not None and self.minutes is not None:
             raise InputError("give --epochs or --minutes, not both: one plan at a time")
-        for name in ("epochs", "minutes", "learning_rate"):
+        for name in ("epochs", "minutes", "accumulate", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
@@ -73,6 +76,8 @@ class TrainConfig:
         self.window_limits()
         if not 0 <= self.ema < 1:
             raise InputError(f"--ema must be from 0 to below 1, for example 0.99; got {self.ema}")
+        if not self.backup_seconds >= 0:
+            raise InputError(f"--backup-seconds must be 0 or more; got {self.backup_seconds}")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(
                 f"--label-smoothing must be from 0 to below 1; got {self.label_smoothing}"

@@ -1,15 +1,31 @@
 """What this machine trains on: devices, distribution strategy and precision."""
 
+import functools
+import json
+import os
 import pathlib
+from typing import Any
 
 import tensorflow as tf
+
+from data_pipeline.errors import InputError
 
 # CPU features that multiply bfloat16 in hardware. Without them it is emulated and slower.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
+@functools.cache  # a process trains in one way; several workers must connect only once
 def strategy() -> tf.distribute.Strategy:
-    """Returns MirroredStrategy where there are several GPUs, or several logical CPUs."""
+    """Returns how to train here; to be called before anything else of TensorFlow.
+
+    MultiWorkerMirroredStrategy where TF_CONFIG names several workers, MirroredStrategy where
+    there are several GPUs or several logical CPUs, else one device.
+
+    Raises:
+      InputError: if TF_CONFIG cannot be understood.
+    """
+    if _workers() > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
     for kind in ("GPU", "CPU"):
         devices = tf.config.list_logical_devices(kind)
         if len(devices) > 1:
@@ -24,6 +40,44 @@ def kind() -> str:
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
+def is_chief() -> bool:
+    """Returns whether this process writes the run directory: of several workers the first."""
+    if _workers() < 2:
+        return True
+    task = _tf_config()["task"]
+    return task["type"] == "chief" or ("chief" not in _cluster() and task["index"] == 0)
+
+
+def is_one_of_several() -> bool:
+    """Returns whether TF_CONFIG names several workers."""
+    return _workers() > 1
+
+
+def _workers() -> int:
+    return sum(len(_cluster().get(kind, [])) for kind in ("chief", "worker"))
+
+
+def _cluster() -> dict[str, list[str]]:
+    cluster: dict[str, list[str]] = _tf_config().get("cluster", {})
+    return cluster
+
+
+def _tf_config() -> dict[str, Any]:
+    text = os.environ.get("TF_CONFIG", "{}")
+    try:
+        told: dict[str, Any] = json.loads(text)
+        if "cluster" in told:
+            kind, index = told["task"]["type"], told["task"]["index"]
+            told["cluster"][kind][index]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise InputError(
+            f"TF_CONFIG is not understood ({type(error).__name__}: {error}); it looks like "
+            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
+            '"task": {"type": "worker", "index": 0}}'
+        ) from error
+    return told
+
+
 def describe(chosen: tf.distribute.Strategy) -> str:
     """Returns the devices in words, for example "2 x GPU (NVIDIA A100), MirroredStrategy"."""
     gpus = tf.config.list_physical_devices("GPU")
@@ -33,6 +87,8 @@ def describe(chosen: tf.distribute.Strategy) -> str:
     else:
         kind = "CPU"
     count = chosen.num_replicas_in_sync
+    if is_one_of_several():
+        return f"{count} x {kind} on {_workers()} workers, MultiWorkerMirroredStrategy"
     name = "MirroredStrategy" if count > 1 else "one device"
     return f"{count} x {kind}, {name}"
 

@@ -16,11 +16,12 @@ from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from models import members, segmenter, zoo
-from training import backup, callbacks, device, losses, metrics, record
-from training.averaging import Average
+from training import callbacks, device, losses, metrics, record, watching
+from training.averaging import Average, SharedStatistics
 from training.config import DEFAULT_EPOCHS
 from training.pace import Pace
 from training.plan import Plan
+from training.trainee import Trainee
 
 # An epoch is a pass over the data, but no less than this: small data sets would otherwise
 # spend their time on validation.
@@ -33,40 +34,64 @@ class Interrupted(Exception):
     """Ctrl-C; the state is saved and the run can be resumed."""
 
 
+# Steps that --profile looks at: late enough for graphs to be built and buffers to be full.
+_PROFILED = (10, 19)
+
+# What TensorFlow says on a worker when another one has gone.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Setup:
     """What is made once for a training, before its first step."""
 
     strategy: tf.distribute.Strategy
-    model: keras.Model
+    model: Trainee
+    watched: list[keras.metrics.Metric]
     average: Average
     store: frames.Store
     epoch: list[int]  # the frames of one
     validation: frames.Store | None
-    batch_size: int  # of all devices together
+    batch_size: int  # a step, of all devices together
     pace: Pace
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """A pass over the data, or more."""
+        return max(_LEAST_STEPS, math.ceil(len(self.epoch) / self.batch_size))
 
 
 def train(plan: Plan, console: rich_console.Console) -> None:
     """Trains as planned and leaves the run directory complete.
 
     Raises:
-      InputError: if the data cannot be read, or the directory holds another run.
+      InputError: if the data cannot be read, the directory holds another run, or another worker
+        was lost.
       Interrupted: on Ctrl-C, with the state saved.
     """
-    _claim(plan)
-    setup = _set_up(plan, console)
-    with setup.strategy.scope():  # the optimizer's variables are made here, one a device
-        state = backup.restore(plan.directory / "backup", setup.model, setup.average)
-    if state:
-        setup.pace.go_on_from(state.step, state.elapsed_s)
-    history = _fit(plan, setup, state, console)
-    if not all(math.isfinite(value) for value in history.history.get("loss", [])):
+    # The clock of a budget starts here: decoding and graph building are part of the wait.
+    budget = plan.config.minutes
+    pace = Pace(None, None if budget is None else 60 * budget)
+    if device.is_chief():
+        _claim(plan)
+    setup = _set_up(plan, pace, console)
+    try:
+        with setup.strategy.scope():
+            _fit(plan, setup, console)
+    except _LOST as error:
+        if not device.is_one_of_several():
+            raise
         raise InputError(
-            f"the loss became NaN at --learning-rate {plan.config.learning_rate}; try a lower "
-            "one, or --precision float32"
-        )
-    _finish(plan, setup)
+            f"another worker of TF_CONFIG was lost ({type(error).__name__}); start all of them "
+            f"again with --name {plan.directory.name} --resume"
+        ) from error
+    if device.is_chief():
+        _finish(plan, setup)
 
 
 def _claim(plan: Plan) -> None:
@@ -105,36 +130,35 @@ def clear(directory: pathlib.Path) -> None:
     shutil.rmtree(directory)
 
 
-def _set_up(plan: Plan, console: rich_console.Console) -> _Setup:
+def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
     config = plan.config
-    # The clock of a budget starts here: decoding and graph building are part of the wait.
-    budget_s = None if config.minutes is None else 60 * config.minutes
-    started = Pace(None, budget_s)
-    store, validation = (
-        frames.open_store(part, plan.spec, config.cache, _reading(console)) if part else None
-        for part in (plan.part("train"), plan.part("validation"))
-    )
+    with pace.timed("reading"):
+        store, validation = (
+            frames.open_store(part, plan.spec, config.cache, _reading(console)) if part else None
+            for part in (plan.part("train"), plan.part("validation"))
+        )
     if store is None:
         raise InputError("no case is left to train on; use more data or --use-all")
     dataset_of = {case.id: case.dataset for case in plan.cases}
     epoch = batches.balanced([dataset_of[entry.case_id] for entry in store.entries])
     keras.utils.set_random_seed(config.seed)
     strategy = device.strategy()
-    with strategy.scope():
+    with pace.timed("building"), strategy.scope():
         model = _under(
-            device.precision(config.precision), lambda: zoo.NETWORKS[config.model](plan.spec)
+            device.precision(config.precision),
+            lambda: Trainee(
+                zoo.NETWORKS[config.model](plan.spec), plan.spec.labels, config.accumulate
+            ),
         )
-        _compile(model, plan)
-    batch_size = config.batch_size * strategy.num_replicas_in_sync
+        watched = _compile(model, plan)
+        average = Average(model, config.ema)
+    # The end of a run builds the network once more, in float32, and saving takes about as long.
+    pace.saving_s = 2 * pace.spent_s["building"]
+    batch_size = config.batch_size * config.accumulate * strategy.num_replicas_in_sync
+    setup = _Setup(strategy, model, watched, average, store, epoch, validation, batch_size, pace)
     if config.minutes is None:
-        epochs = config.epochs or DEFAULT_EPOCHS
-        started = Pace(epochs * _steps(epoch, batch_size), None)
-    average = Average(model, config.ema)
-    return _Setup(strategy, model, average, store, epoch, validation, batch_size, started)
-
-
-def _steps(epoch: list[int], batch_size: int) -> int:
-    return max(_LEAST_STEPS, math.ceil(len(epoch) / batch_size))
+        pace.total_steps = (config.epochs or DEFAULT_EPOCHS) * setup.steps_an_epoch
+    return setup
 
 
 def _reading(
@@ -155,91 +179,144 @@ def _under(policy: str, build: Callable[[], keras.Model]) -> keras.Model:
         keras.config.set_dtype_policy(before)
 
 
-def _compile(model: keras.Model, plan: Plan) -> None:
+def _compile(model: keras.Model, plan: Plan) -> list[keras.metrics.Metric]:
+    """Makes loss and optimizer, and returns the metrics to watch by."""
+    config, labels = plan.config, plan.spec.labels
     watched = [metrics.CaseDice(None, "dice")]
-    if len(plan.spec.labels) > 1:
-        watched += [metrics.CaseDice(i, f"dice_{name}") for i, name in enumerate(plan.spec.labels)]
+    if len(labels) > 1:
+        watched += [metrics.CaseDice(i, f"dice_{name}") for i, name in enumerate(labels)]
     optimizer = keras.optimizers.AdamW(
-        plan.config.learning_rate, weight_decay=plan.config.weight_decay, global_clipnorm=1.0
+        config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=1.0
     )
     # XLA made training on CPUs 1.2 to 4 times slower; Keras' own choice is for GPUs.
     jit = "auto" if tf.config.list_physical_devices("GPU") else False
-    loss = losses.make(plan.config.loss, plan.config.label_smoothing)
+    loss = losses.make(config.loss, config.label_smoothing)
     model.compile(optimizer, loss, metrics=watched, jit_compile=jit)
+    model.optimizer.build(model.trainable_variables)  # so that a backup has where to go
+    return [*model.metrics, *watched]
 
 
-def _fit(
-    plan: Plan, setup: _Setup, state: backup.State | None, console: rich_console.Console
-) -> keras.callbacks.History:
-    directory, config, pace = plan.directory, plan.config, setup.pace
-    if pace.progress() >= 1:
-        if state is None:
-            raise InputError(
-                f"--minutes {config.minutes:g} passed while the data was read and the network "
-                "built, before the first step; give it more"
+def _fit(plan: Plan, setup: _Setup, console: rich_console.Console) -> None:
+    """Trains until the end of the pace, from the newest backup if there is one."""
+    directory, config, pace, model = plan.directory, plan.config, setup.pace, setup.model
+    chief = device.is_chief()
+    best_path = directory / "best.weights.h5" if chief else None
+    best = callbacks.Best(best_path, setup.average, config.patience)
+    saver = callbacks.Backup(
+        directory / "backup",
+        pace,
+        best,
+        lasting=[*model.variables, *model.optimizer.variables, *setup.average.variables],
+        running=[variable for metric in setup.watched for variable in metric.variables],
+        # Several workers read these variables together, and their clocks differ.
+        every_s=math.inf if device.is_one_of_several() else config.backup_seconds,
+    )
+    resumed = saver.restore()
+    first_epoch = pace.step // setup.steps_an_epoch
+    if resumed and (pace.progress() >= 1 or best.is_out_of_patience(first_epoch - 1)):
+        return  # interrupted after its last step: only to be finished
+    if pace.is_over():
+        raise InputError(
+            f"--minutes {config.minutes:g} passed while the data was read and the network "
+            "built, before the first step; give it more"
+        )
+    training, validation = _streams(plan, setup)
+    interrupt = callbacks.Interrupt()
+    batches_of_validation = len(setup.validation or ()) / setup.batch_size
+    watchers: list[keras.callbacks.Callback] = [
+        callbacks.Schedule(
+            pace,
+            config.learning_rate,
+            steps_an_epoch=setup.steps_an_epoch,
+            validation_batches=math.ceil(batches_of_validation),
+        ),
+        SharedStatistics(model, setup.strategy),
+        setup.average,
+        best,
+        *(_shown(plan, setup, validation, console, first_epoch) if chief else ()),
+        *((saver,) if chief else ()),
+        interrupt,  # last: what it ends is complete
+    ]
+    try:
+        with interrupt.after_step():
+            history = model.fit(
+                training,
+                validation_data=validation,
+                steps_per_epoch=setup.steps_an_epoch,
+                initial_epoch=first_epoch,
+                epochs=_FOREVER,
+                callbacks=watchers,
+                shuffle=False,  # batches come in the order that the seed decided
+                verbose=0,
             )
-        return keras.callbacks.History()  # interrupted after its last step: only to be finished
+    except KeyboardInterrupt as stopped:
+        if isinstance(stopped, callbacks.AskedToStop) and not device.is_one_of_several():
+            saver.now()
+        for watcher in watchers:  # Keras leaves files open and the bar running
+            watcher.on_train_end()
+        raise Interrupted from None
+    if not all(math.isfinite(value) for value in history.history.get("loss", [])):
+        raise InputError(
+            f"the loss became NaN at --learning-rate {config.learning_rate}; try a lower "
+            "one, or --precision float32"
+        )
+
+
+def _streams(plan: Plan, setup: _Setup) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
+    """Returns the batches of training, from the next one on, and of validation."""
     training = batches.training(
         setup.store,
         plan.spec,
         plan.policy,
         epoch=setup.epoch,
         batch_size=setup.batch_size,
-        seed=config.seed,
-        first_sample=pace.step * setup.batch_size,
+        seed=plan.config.seed,
+        first_sample=setup.pace.step * setup.batch_size,
     )
     validation = setup.validation and batches.whole(
-        setup.validation, plan.spec, batch_size=setup.batch_size
+        setup.validation, plan.spec, batch_size=setup.batch_size // plan.config.accumulate
     )
-    best = callbacks.Best(
-        directory / "best.weights.h5", setup.average, state.best if state else None
-    )
-    saver = callbacks.Backup(directory / "backup", pace, setup.average, best)
-    interrupt = callbacks.Interrupt()
-    watchers: list[keras.callbacks.Callback] = [
-        callbacks.Schedule(pace, config.learning_rate),
-        setup.average,
-        interrupt,  # after those two, which count the step
-        keras.callbacks.TerminateOnNaN(),
-        best,
-        saver,
-        keras.callbacks.CSVLogger(directory / "history.csv", append=state is not None),
-        keras.callbacks.TensorBoard(directory / "logs", write_graph=False, profile_batch=0),
-        callbacks.Progress(pace, console),
+    return training, validation
+
+
+def _shown(
+    plan: Plan,
+    setup: _Setup,
+    validation: tf.data.Dataset | None,
+    console: rich_console.Console,
+    first_epoch: int,
+) -> list[keras.callbacks.Callback]:
+    """Returns what lets a training be watched."""
+    directory, config = plan.directory, plan.config
+    logs = directory / "logs"
+    watching.keep_epochs(directory / "history.csv", first_epoch)
+    shown: list[keras.callbacks.Callback] = [
+        keras.callbacks.CSVLogger(directory / "history.csv", append=True),
+        keras.callbacks.TensorBoard(
+            logs, write_graph=False, profile_batch=_PROFILED if config.profile else 0
+        ),
+        watching.HyperParameters(logs, dataclasses.asdict(config), directory.name),
+        watching.Progress(setup.pace, console),
     ]
     if validation:
-        shown = next(iter(validation))
-        logs = directory / "logs" / "overlays"
-        watchers.append(callbacks.Overlays(logs, shown, plan.spec, setup.average))
-    if config.patience and validation:
-        watchers.append(
-            keras.callbacks.EarlyStopping("val_dice", patience=config.patience, mode="max")
-        )
-    try:
-        return setup.model.fit(
-            training,
-            validation_data=validation,
-            steps_per_epoch=_steps(setup.epoch, setup.batch_size),
-            initial_epoch=state.epoch if state else 0,
-            epochs=_FOREVER,
-            callbacks=watchers,
-            shuffle=False,  # batches come in the order that the seed decided
-            verbose=0,
-        )
-    except KeyboardInterrupt:
-        saver.now()
-        for watcher in watchers:  # Keras leaves files open and the bar running
-            watcher.on_train_end()
-        raise Interrupted from None
+        example = next(iter(validation))
+        shown += [
+            watching.Overlays(logs / "overlays", example, plan.spec, setup.average),
+            watching.PrecisionRecall(logs / "validation", setup.model.counts),
+        ]
+    return shown
 
 
 def _finish(plan: Plan, setup: _Setup) -> None:
     """Writes the network in float32, the card and the timings; the backup is done with."""
     best = plan.directory / "best.weights.h5"
-    with setup.average.in_place():
+    with setup.strategy.scope(), setup.average.in_place():
         if best.exists():
             setup.model.load_weights(best)
         network = _float32(plan.config.model, plan.spec, setup.model)
+    history = plan.directory / "history.csv"
+    if history.exists():
+        watching.draw_curves(history, plan.directory / "curves.png")
     record.finish(plan, network, setup.pace)
     segmenter.save(plan.directory, network)  # last: with it the run counts as finished
     best.unlink(missing_ok=True)

@@ -1,7 +1,10 @@
 """How far a training is: by counted steps, or by the clock where it has a wall-clock budget."""
 
+import contextlib
 import math
 import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 _WARM_UP = 0.03  # share of the training in which the learning rate rises
 
@@ -10,29 +13,47 @@ class Pace:
     """Progress from 0 to 1, kept over interruptions.
 
     With `total_steps` it depends on steps alone, so that a run repeats exactly. With
-    `budget_s` it follows the clock, so that the schedule comes to its end on any machine.
+    `budget_s` it follows the clock, so that the schedule comes to its end on any machine; what
+    follows the last step, `validation_s` and `saving_s`, is part of the budget.
     """
 
     def __init__(self, total_steps: int | None, budget_s: float | None) -> None:
         self.step = 0
-        self._total_steps = total_steps
+        self.total_steps = total_steps
+        self.validation_s = 0.0  # as the last one took, with all that comes after an epoch
+        self.saving_s = 0.0  # as expected
+        self.spent_s: dict[str, float] = defaultdict(float)  # on what
         self._budget_s = budget_s
         self._started_s = time.monotonic()
 
-    def go_on_from(self, step: int, elapsed_s: float) -> None:
+    def go_on_from(self, step: int, elapsed_s: float, spent_s: Mapping[str, float]) -> None:
         """Counts what an interrupted run had already done."""
         self.step = step
         self._started_s -= elapsed_s
+        for what, seconds in spent_s.items():
+            self.spent_s[what] += seconds
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Adds the block's seconds to what was spent on `what`."""
+        began_s = time.monotonic()
+        yield
+        self.spent_s[what] += time.monotonic() - began_s
 
     def elapsed_s(self) -> float:
         """Returns the seconds of training so far, interruptions left out."""
         return time.monotonic() - self._started_s
 
     def progress(self) -> float:
-        """Returns 0 at the start, 1 at the end."""
+        """Returns 0 at the start, 1 at the end of the steps."""
         if self._budget_s is not None:
-            return min(1.0, self.elapsed_s() / self._budget_s)
-        return min(1.0, self.step / max(1, self._total_steps or 0))
+            for_steps_s = self._budget_s - self.validation_s - self.saving_s
+            return min(1.0, self.elapsed_s() / for_steps_s) if for_steps_s > 0 else 1.0
+        return min(1.0, self.step / max(1, self.total_steps or 0))
+
+    def is_over(self) -> bool:
+        """Returns whether the whole budget has passed."""
+        return self._budget_s is not None and self.elapsed_s() >= self._budget_s
 
     def left_s(self) -> float:
         """Returns the seconds that remain, judged by the pace so far."""

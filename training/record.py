@@ -21,10 +21,20 @@ from training import device
 from training.pace import Pace
 from training.plan import Plan
 
-_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
+_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "pydicom",
+    "nibabel",
+)
 
 # Settings that may differ between a run and its resumption: they do not change what is learnt.
-_FREE = {"resume", "overwrite", "cache", "runs", "name", "data"}
+_FREE = {
+    "resume", "overwrite", "cache", "runs", "name", "data", "backup_seconds", "profile",
+}  # fmt: skip
 
 
 def start(plan: Plan) -> None:
@@ -57,9 +67,17 @@ def finish(plan: Plan, network: keras.Model, pace: Pace) -> None:
     written["parameters"] = network.count_params()
     written["steps"] = pace.step
     written["train_seconds"] = round(pace.elapsed_s(), 1)
+    written["timings_s"] = _timings(pace)
     _write(plan.directory, written)
     card = _card(plan, written)
     (plan.directory / "model_card.md").write_text(card, encoding="utf-8")
+
+
+def _timings(pace: Pace) -> dict[str, float]:
+    """Returns the seconds spent on what; what is left of the total was spent on training."""
+    spent, total = dict(pace.spent_s), pace.elapsed_s()
+    seconds = spent | {"training": total - sum(spent.values()), "total": total}
+    return {name: round(value, 1) for name, value in seconds.items()}
 
 
 def check_same(plan: Plan) -> None:
@@ -125,7 +143,7 @@ def _version(package: str) -> str:
 
 
 def _git_commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     here = pathlib.Path(__file__).parent
     try:
         found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
@@ -135,12 +153,9 @@ def _git_commit() -> str:
 
 
 def _card(plan: Plan, written: dict[str, Any]) -> str:
-    counts = Counter(plan.splits[case.id] for case in plan.cases)
-    patients = len({case.patient for case in plan.cases})
-    unknown = sum(not case.patient_id for case in plan.cases)
-    licences = Counter(
-        (c.dataset, c.licence_image or "not stated", c.licence_mask or "not stated")
-        for c in plan.cases
+    evaluate = (
+        f"    python -m evaluation.run {plan.directory} threshold --out results/"
+        f"{plan.directory.name}"
     )
     lines = [
         f"# {written['model']}: {', '.join(plan.spec.labels)} on {plan.spec.modality}",
@@ -148,35 +163,68 @@ def _card(plan: Plan, written: dict[str, Any]) -> str:
         f"Trained {written['started']} from `{written['data']}`, "
         f"{written['parameters']:,} parameters, {written['steps']} steps in "
         f"{written['train_seconds'] / 60:.1f} minutes on {written['device']} "
-        f"({written['precision_used']}); saved in float32.",
+        f"({written['precision_used']}); saved in float32. Seed {written['seed']}, code "
+        f"{written['git_commit'][:12] or 'of no known commit'}, data "
+        f"{written['data_sha256'][:12]}; all settings and versions are in `config.json`.",
         "",
         "## Data",
-        f"{len(plan.cases)} cases of {patients} patients"
-        + (f" ({unknown} cases of unknown patients, each counted as its own)" if unknown else "")
-        + ": "
-        + ", ".join(f"{n} {name}" for name, n in counts.items())
-        + ". Splits are by patient; see `splits.csv`.",
-        "",
-        "| data set | licence of images | licence of masks | cases |",
-        "|---|---|---|---|",
-        *(f"| {d} | {i} | {m} | {n} |" for (d, i, m), n in sorted(licences.items())),
+        *_data(plan),
         "",
         "## What a label covers",
         *(f"- {text}" for text in plan.spec.conventions or ("not recorded for this data",)),
         "",
         "## Scores",
-        "Validation Dice during training is in `history.csv`, on frames as the network sees "
-        "them. For scores on the original grid with 95 % intervals:",
+        "On the original grid, with 95 % intervals; this command adds them here, and with `--split "
+        "validation` or `--data OTHER_MANIFEST --split all` those of other cases:",
         "",
-        f"    python -m evaluation.run {plan.directory} threshold --out results/"
-        f"{plan.directory.name}",
+        evaluate,
         "",
-        "## Intended use and limits",
+        # Where evaluation.card puts them.
+        "<!-- scores end here -->",
+        "",
+        "Validation Dice during training is in `history.csv` and `curves.png`, on frames as the "
+        "network sees them; it chose the weights, so it flatters them.",
+        "",
+        "## Intended use",
         "Research on segmentation of lungs and infection. Not a medical device; not for "
-        "diagnosis or treatment. Trained on the data sets above only: other scanners, ages, "
-        "views and label conventions will score lower. In the openly licensed X-rays COVID-19 "
-        "cases are adults and the others mostly children, so differences between them say "
-        "nothing about the disease.",
+        "diagnosis, treatment or triage, and not for measuring the course of a disease.",
+        "",
+        "## Limits",
+        "- Trained on the data sets above only: other scanners, ages, views and label conventions "
+        "will score lower, and nothing in an answer says so.",
+        "- In the openly licensed X-rays COVID-19 cases are adults and the others mostly "
+        "children, so differences between them say nothing about the disease.",
+        "- Labels that a case lacks took no part in its loss; a data set that has only one label "
+        "has taught only that one.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _data(plan: Plan) -> list[str]:
+    """Returns how many cases of whom, and under which licences."""
+    counts = Counter(plan.splits[case.id] for case in plan.cases)
+    patients = len({case.patient for case in plan.cases})
+    unknown = sum(not case.patient_id for case in plan.cases)
+    lineage = Counter(
+        (c.dataset, c.source, c.licence_image or "not stated", c.licence_mask or "not stated")
+        for c in plan.cases
+    )
+    annotated = ", ".join(
+        f"{label} in {sum(bool(case.annotated([label])) for case in plan.cases)}"
+        for label in plan.spec.labels
+    )
+    return [
+        f"{len(plan.cases)} cases of {patients} patients"
+        + (f" ({unknown} cases of unknown patients, each counted as its own)" if unknown else "")
+        + ": "
+        + ", ".join(f"{n} {name}" for name, n in counts.items())
+        + f". Splits are by patient; see `splits.csv`. Annotated: {annotated}.",
+        "",
+        "| data set | source | licence of images | licence of masks | cases |",
+        "|---|---|---|---|---|",
+        *(f"| {d} | {s} | {i} | {m} | {n} |" for (d, s, i, m), n in sorted(lineage.items())),
+        "",
+        "The weights come from all of these. Whoever passes them on sees to it that each licence "
+        "allows it, and names the sources; this code's licence does not cover them.",
+    ]

@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"{config.model} has nothing to train; score it beside a trained run with "
                 f"`python -m evaluation.run RUN {config.model} --out DIR`"
             )
+        device.strategy()  # several workers must find each other before anything else
         words = sys.argv[1:] if argv is None else argv
         _train(plan.make(config), words, rich_console.Console(highlight=False, soft_wrap=True))
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -> None:
     config = plans[0].config
     directory = plans[0].directory.parent if config.folds else plans[0].directory
-    if config.overwrite:
+    if config.overwrite and device.is_chief():
         fit.clear(directory)
     for number, one in enumerate(plans):
         if config.resume and fit.is_finished(one.directory):
@@ -51,6 +52,8 @@ def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -
             name = "" if config.name else f" --name {directory.name}"
             console.print(f"interrupted. Go on with: python -m training.run {again}{name} --resume")
             sys.exit(_INTERRUPTED_EXIT_CODE)
+    if not device.is_chief():
+        return
     if config.folds:
         record.start_folds(plans)
     console.print(f"\nrun: {directory}")
@@ -90,7 +93,8 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
         if config.minutes
         else f"{config.epochs or configs.DEFAULT_EPOCHS} epochs"
     )
-    console.print(f"budget      {budget}, batch {config.batch_size} a device")
+    times = f"{config.accumulate} x " if config.accumulate > 1 else ""
+    console.print(f"budget      {budget}, batch {times}{config.batch_size} a device")
     console.print(
         f"device      {device.describe(device.strategy())}, {device.precision(config.precision)}"
     )

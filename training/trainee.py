@@ -1,0 +1,83 @@
+"""A network with how it is trained: several small batches a step, and what validation counts."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from training import metrics
+
+
+class Trainee(keras.Model):
+    """A network of the zoo, whose weights it shares.
+
+    Keras' own gradient accumulation cannot be combined with a distribution strategy (it updates
+    inside a `tf.cond`), and counts small batches as steps. Here a step takes `accumulate` small
+    batches one after the other, in the memory of one, and updates the weights once.
+    """
+
+    def __init__(self, network: keras.Model, labels: Sequence[str], accumulate: int = 1) -> None:
+        """Wraps a network from the zoo.
+
+        Args:
+          network: from images (n, *shape, channels) to probabilities (n, *shape, labels).
+          labels: what the probabilities are of.
+          accumulate: small batches a step; the batch that `fit` is given holds all of them.
+        """
+        super().__init__(network.input, network.output, name=network.name)
+        self._accumulate = accumulate
+        self.counts = metrics.ThresholdCounts(labels)
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Updates the weights once by the mean gradient of the small batches."""
+        if self._accumulate == 1:
+            return super().train_step(data)
+        images, targets = (
+            tf.reshape(part, (self._accumulate, -1, *part.shape[1:])) for part in data
+        )
+
+        def add(number: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            gradients = self._gradients(images[number], targets[number])
+            return number + 1, [a + b for a, b in zip(sums, gradients, strict=True)]
+
+        nothing = [tf.zeros(weight.shape, weight.dtype) for weight in self.trainable_weights]
+        _, sums = tf.while_loop(
+            lambda number, _: number < self._accumulate,
+            add,
+            (tf.constant(0), nothing),
+            parallel_iterations=1,  # one after the other: that is what saves the memory
+        )
+        means = [gradient / self._accumulate for gradient in sums]
+        self.optimizer.apply_gradients(zip(means, self.trainable_weights, strict=True))
+        return self.get_metrics_result()
+
+    def _gradients(self, images: tf.Tensor, targets: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            answers = self(images, training=True)
+            loss = self._counted_loss(images, targets, answers, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        self.compute_metrics(images, targets, answers)
+        gradients: list[tf.Tensor] = tape.gradient(
+            scaled, self.trainable_weights, unconnected_gradients="zero"
+        )
+        return gradients
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds a validation batch to loss, metrics and counts."""
+        images, targets = data
+        answers = self(images, training=False)
+        self._counted_loss(images, targets, answers, training=False)
+        self.counts.update_state(targets, answers)
+        result: dict[str, tf.Tensor] = self.compute_metrics(images, targets, answers)
+        return result
+
+    def _counted_loss(
+        self, images: tf.Tensor, targets: tf.Tensor, answers: tf.Tensor, *, training: bool
+    ) -> tf.Tensor:
+        """Returns the loss of one device's share of a batch, and adds it to the mean loss."""
+        loss = self.compute_loss(images, targets, answers, training=training)
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        # Keras divides the loss by the number of devices, so that their gradients can be added.
+        whole = loss * tf.distribute.get_strategy().num_replicas_in_sync
+        tracker.update_state(whole, sample_weight=tf.shape(images)[0])
+        return loss
