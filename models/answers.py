@@ -100,7 +100,12 @@ class Resized:
         before = [(p - e) // 2 for p, e in zip(self._padded, self._extent, strict=True)]
         after = [p - e - b for p, e, b in zip(self._padded, self._extent, before, strict=True)]
         margins = [(0, 0), *zip(before, after, strict=True), (0, 0)]
-        answer = self._network(tf.pad(resampled(images, self._extent), margins), training=False)
+        # Not tf.pad: with oneDNN, TensorFlow (2.16 to 2.21) drops a Pad in front of a Conv3D of
+        # padding "same" from a graph, and answers for the image without its margins.
+        padded = tf.raw_ops.PadV2(
+            input=resampled(images, self._extent), paddings=margins, constant_values=0.0
+        )
+        answer = self._network(padded, training=False)
         inner = (slice(b, b + e) for b, e in zip(before, self._extent, strict=True))
         return resampled(answer[(slice(None), *inner)], self._tile)
 

@@ -7,7 +7,7 @@ an input whose rank the signature states must have that rank, and where it does 
 one, the graph itself checks the rank in front of each convolution.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ _SUFFIX = "/checked_rank"
 
 def has_convolution(meta_graph: meta_graph_pb2.MetaGraphDef) -> bool:
     """Whether any part of a model convolves."""
-    return any(node.op in _CONVOLUTION_RANKS for nodes in _bodies(meta_graph) for node in nodes)
+    return any(node.op in _CONVOLUTION_RANKS for nodes, _ in _graphs(meta_graph) for node in nodes)
 
 
 def has_unknown_rank(meta_graph: meta_graph_pb2.MetaGraphDef) -> bool:
@@ -43,9 +43,21 @@ def has_unknown_rank(meta_graph: meta_graph_pb2.MetaGraphDef) -> bool:
 
 def check_ranks_in_graph(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
     """Puts an EnsureShape in front of every convolution, in place."""
-    _guard(meta_graph.graph_def.node, output="")
-    for function in meta_graph.graph_def.library.function:
-        _guard(function.node_def, output=":output:0")
+    for nodes, output in _graphs(meta_graph):
+        _put_before([node for node in nodes if node.op in _CONVOLUTION_RANKS], nodes, output)
+
+
+def keep_padding(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
+    """Keeps TensorFlow from dropping a Pad in front of a Conv3D of padding SAME, in place.
+
+    With oneDNN it takes the Pad for the convolution's own padding and forgets it (TensorFlow 2.16
+    to 2.21): the answer is another, without an error. A node between the two prevents that.
+    """
+    if not any(node.op == "Pad" for nodes, _ in _graphs(meta_graph) for node in nodes):
+        return
+    for nodes, output in _graphs(meta_graph):
+        same = [n for n in nodes if n.op == "Conv3D" and n.attr["padding"].s == b"SAME"]
+        _put_before(same, nodes, output)
 
 
 def check_rank(alias: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) -> None:
@@ -61,15 +73,16 @@ def check_rank(alias: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) -
     )
 
 
-def _bodies(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterable[Iterable[node_def_pb2.NodeDef]]:
-    yield meta_graph.graph_def.node
+def _graphs(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple[Any, str]]:
+    """Yields the nodes of the graph and of each function, and how an output is named there."""
+    yield meta_graph.graph_def.node, ""
     for function in meta_graph.graph_def.library.function:
-        yield function.node_def
+        yield function.node_def, ":output:0"
 
 
-def _guard(nodes: Any, output: str) -> None:
-    """Rewires the convolutions among the nodes of one graph or function."""
-    for node in [node for node in nodes if node.op in _CONVOLUTION_RANKS]:
+def _put_before(convolutions: Sequence[node_def_pb2.NodeDef], nodes: Any, output: str) -> None:
+    """Puts a check of the rank in front of convolutions, which are among the nodes."""
+    for node in convolutions:
         check = nodes.add(name=node.name + _SUFFIX, op="EnsureShape", device=node.device)
         check.input.append(node.input[0])
         check.attr["T"].CopyFrom(node.attr["T"])

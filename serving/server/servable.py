@@ -125,6 +125,8 @@ def _load(
     convolves = guards.has_convolution(meta_graph)
     if convolves and guards.has_unknown_rank(meta_graph):
         guards.check_ranks_in_graph(meta_graph)
+    elif convolves:
+        guards.keep_padding(meta_graph)
     loader.load(session, list(tags))
     return meta_graph, convolves
 
