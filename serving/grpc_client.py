@@ -22,7 +22,11 @@ _OPTIONS = (
     # A channel of its own for each connection, so that close() closes it.
     ("grpc.use_local_subchannel_pool", 1),
 )
-_BUSY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_BUSY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by a server that stops; nobody here cancels
+)
 
 
 class GrpcConnection:

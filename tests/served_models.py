@@ -62,6 +62,20 @@ def strings(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def spinning(path: pathlib.Path) -> pathlib.Path:
+    """`steps` -> y = steps, after counting to it: a request that takes as long as is wanted."""
+    import tensorflow as tf
+
+    class Spinning(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "steps")])
+        def spin(self, steps: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"y": tf.while_loop(lambda i: i < steps, lambda i: (i + 1,), [0])[0]}
+
+    module = Spinning()
+    tf.saved_model.save(module, str(path), {"serving_default": module.spin})
+    return path
+
+
 def examples_tf1(path: pathlib.Path) -> pathlib.Path:
     """TF1-style: classify and regress signatures on tf.Example with a float feature x.
 

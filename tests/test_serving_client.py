@@ -58,7 +58,11 @@ def test_three_lines_bring_an_array_to_its_mask(address):
 
 
 def test_a_busy_server_is_asked_again(fake, model):
-    fake.failures = [BUSY, BUSY, (grpc.StatusCode.DEADLINE_EXCEEDED, "late")]
+    fake.failures = [
+        BUSY,
+        (grpc.StatusCode.CANCELLED, "stopping"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "late"),
+    ]
     assert model.segment(np.full((8, 8), 200)).planes.all()
     assert not fake.failures
 

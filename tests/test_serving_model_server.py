@@ -28,6 +28,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from serving.server import rest_api
 from serving.server.protos import HealthCheckRequest, HealthCheckResponse
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -729,21 +730,67 @@ def test_a_model_that_does_not_load_ends_the_server_with_its_name(tmp_path):
     )
 
 
-def test_sigterm_lets_the_server_finish_and_exit_with_0(models):
+FOREVER = 2_000_000_000  # steps: minutes
+
+
+@pytest.fixture(scope="module")
+def spin(tmp_path_factory):
+    return served_models.spinning(tmp_path_factory.mktemp("spin") / "spin" / "1").parent
+
+
+def spin_request(steps):
+    return predict_request("spin", steps=np.int32(steps))
+
+
+def test_a_run_may_take_so_long_and_sigterm_waits_for_those_under_way(spin):
     with served_models.serving(
-        f"--model_base_path={models}/half", "--model_name=half", log=models / "term.log"
+        f"--model_base_path={spin}",
+        "--model_name=spin",
+        "--rest_api_timeout_in_ms=300",
+        "--drain_seconds=120",
+    ) as running:
+        status, text = running.post("/v1/models/spin:predict", f'{{"inputs": {FOREVER}}}')
+        assert (status, list(json.loads(text))) == (504, ["error"])
+        with grpc.insecure_channel(running.address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as late:
+                stub.Predict(spin_request(FOREVER), timeout=0.5)
+            assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            steps = [10_000 + n for n in range(8)]
+            pending = [stub.Predict.future(spin_request(n)) for n in steps]
+            pending[0].result()
+            running.process.send_signal(signal.SIGTERM)
+            assert [call.result().outputs["y"].int_val[0] for call in pending] == steps
+        assert running.process.wait(200) == 0
+
+
+@pytest.mark.slow
+def test_sigterm_waits_for_a_run_without_end_only_as_long_as_it_was_told(spin, tmp_path):
+    with served_models.serving(
+        f"--model_base_path={spin}", "--model_name=spin", "--drain_seconds=1", log=tmp_path / "log"
     ) as running:
         with grpc.insecure_channel(running.address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            pending = [
-                stub.Predict.future(predict_request(x=np.zeros(500_000, np.float32)))
-                for _ in range(8)
-            ]
-            pending[0].result()
+            endless = stub.Predict.future(spin_request(FOREVER))
+            assert stub.Predict(spin_request(7)).outputs["y"].int_val == [7]
             running.process.send_signal(signal.SIGTERM)
-            answered = [call for call in pending if call.exception() is None]
+            assert endless.exception() is not None
         assert running.process.wait(200) == 0
-    assert len(answered) == 8
+    assert "still running after --drain_seconds" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "http"),
+    [
+        ("INVALID_ARGUMENT", 400), ("FAILED_PRECONDITION", 400), ("OUT_OF_RANGE", 400),
+        ("UNAUTHENTICATED", 401), ("PERMISSION_DENIED", 403), ("NOT_FOUND", 404),
+        ("ALREADY_EXISTS", 409), ("ABORTED", 409), ("RESOURCE_EXHAUSTED", 429),
+        ("CANCELLED", 499), ("UNKNOWN", 500), ("INTERNAL", 500), ("DATA_LOSS", 500),
+        ("UNIMPLEMENTED", 501), ("UNAVAILABLE", 503), ("DEADLINE_EXCEEDED", 504),
+    ],
+)  # fmt: skip
+def test_each_code_has_the_http_status_of_the_contract(code, http):
+    assert rest_api.HTTP_CODES[grpc.StatusCode[code]] == http
 
 
 def test_the_server_listens_on_loopback_only(server):

@@ -411,16 +411,8 @@ def test_a_real_model_is_swapped_under_load_without_a_failed_or_wrong_answer(tmp
 
 
 def test_timeouts_end_a_run_that_takes_too_long(tmp_path):
-    import tensorflow as tf
-
-    class Slow(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "steps")])
-        def spin(self, steps):
-            return {"y": tf.while_loop(lambda i: i < steps, lambda i: (i + 1,), [0])[0]}
-
-    module = Slow()
-    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.spin})
-    servable = Servable("slow", 1, str(tmp_path / "1"), LoadOptions())
+    path = served_models.spinning(tmp_path / "1")
+    servable = Servable("slow", 1, str(path), LoadOptions())
     signature = servable.signatures["serving_default"]
     feeds = {signature.inputs["steps"].name: np.int32(2_000_000_000)}
     start = time.monotonic()

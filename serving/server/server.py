@@ -4,8 +4,10 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -45,6 +47,10 @@ _MOST_BATCHING_THREADS = 256
 # The text, the numbers, the tensor and the reply's text, beside a body of JSON.
 _JSON_GROWTH = 6
 _TIDY_S = 10.0
+# gRPC drops calls that have arrived and not been taken up, so these are still taken up.
+_LAST_CALL_S = 0.5
+# How long models may take to unload once requests have had --drain_seconds to end.
+_UNLOAD_S = 5.0
 # How long a connection may be silent before the server asks whether the client still lives.
 _KEEPALIVE_MS = 120_000
 
@@ -114,16 +120,23 @@ class _Server:
             per_model = self._flags.enable_per_model_batching_parameters
             self._batcher = Batcher(self._batching, per_model=per_model)
         self._versions.start()
+        overdue: threading.Timer | None = None
         try:
             if await self._load_models(stop):
                 async with contextlib.AsyncExitStack() as running:
                     await self._open(running)
                     await stop.wait()
+                    await asyncio.sleep(_LAST_CALL_S)
                     logger.info("stopping: no new requests; waiting for those under way")
+                    overdue = threading.Timer(self._flags.drain_seconds + _UNLOAD_S, _end_at_once)
+                    overdue.daemon = True
+                    overdue.start()
         finally:
             if self._batcher is not None:
                 await asyncio.to_thread(self._batcher.close)
             await asyncio.to_thread(self._versions.close)
+            if overdue is not None:
+                overdue.cancel()
 
     async def _load_models(self, stop: asyncio.Event) -> bool:
         """Waits for the first models; False if the server was stopped meanwhile."""
@@ -221,6 +234,13 @@ class _Server:
                 await asyncio.to_thread(self._core.reload, config)
             except (InputError, status.ServingError) as error:
                 logger.error("the model config file was not taken over: %s", error)
+
+
+def _end_at_once() -> None:
+    """Ends the process although a graph still runs: nothing in TensorFlow could stop it."""
+    logger.warning("a request is still running after --drain_seconds; ending without it")
+    logging.shutdown()
+    os._exit(0)
 
 
 async def _give_memory_back() -> None:
