@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 
+import documented
 import numpy as np
 import pytest
 import tiny_network
@@ -309,12 +310,9 @@ def test_the_server_offers_the_metrics_that_panels_and_alerts_ask_for(running):
 )
 def test_the_front_lets_in_who_has_a_token_over_tls_and_nobody_else(running):
     folder, (port, rest_port), _ = running
-    secrets = folder / "secrets"
-    secrets.mkdir()
-    (secrets / "tokens.map").write_text('"Bearer right" 1;\n')
-    certify = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
-    certify += " -addext subjectAltName=DNS:localhost -keyout tls.key -out tls.crt"
-    subprocess.run(certify.split(), cwd=secrets, check=True, capture_output=True)
+    documented.run(documented.example("serving.md", "openssl req"), folder)
+    secrets = folder / "deploy" / "secrets"
+    [token] = re.findall(r"Bearer (\w+)", (secrets / "tokens.map").read_text())
     [front_port] = server_process.free_ports(1)
     conf = (folder / "deploy" / "front" / "nginx.conf").read_text()
     for old, new in {
@@ -336,12 +334,12 @@ def test_the_front_lets_in_who_has_a_token_over_tls_and_nobody_else(running):
     try:
         address = f"localhost:{front_port}"
         for api in ("grpc", "rest"):
-            access = Access(address, str(secrets / "tls.crt"), "right", outage_s=5.0)
+            access = Access(address, str(secrets / "tls.crt"), token, outage_s=60.0)
             model = client.reach(access, NAME, api=api)
             image = np.arange(64.0 * 64).reshape(64, 64)
             assert model.segment(image).planes.any()
             model.close()
-            wrong = Access(address, str(secrets / "tls.crt"), "wrong", outage_s=5.0)
+            wrong = Access(address, str(secrets / "tls.crt"), "wrong", outage_s=60.0)
             with pytest.raises(connection.Refused, match=r"UNAUTHENTICATED|401"):
                 client.reach(wrong, NAME, api=api)
     finally:
@@ -349,4 +347,4 @@ def test_the_front_lets_in_who_has_a_token_over_tls_and_nobody_else(running):
         process.wait()
     log = (folder / "access.log").read_text()
     assert "/tensorflow.serving.PredictionService/Predict" in log
-    assert "right" not in log
+    assert token not in log
