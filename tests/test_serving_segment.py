@@ -1,5 +1,6 @@
 """The command over a made-up server: what it writes, what it says, how it goes on."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -212,6 +213,35 @@ def test_a_client_that_is_killed_goes_on_where_it_was(fake, address, images, tmp
     cases = [json.loads(line)["case"] for line in journal.read_text().splitlines()]
     assert sorted(cases) == sorted(str(number) for number in range(40))
     assert told(out)["done"] == 40
+
+
+def resident_mib(process: subprocess.Popen) -> float:
+    text = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_folder_of_thousands_takes_no_more_memory_than_one_of_hundreds(address, images, tmp_path):
+    count = 4000
+    (tmp_path / "many").mkdir()
+    for number in range(count):
+        (tmp_path / "many" / f"{number}.png").symlink_to(images / "3.png")
+    out = tmp_path / "out"
+    flags = ["--server", address, "--model", "fake", "--out", out]
+    command = [sys.executable, "-m", "serving.segment", tmp_path / "many", *flags]
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    journal = out / ".segment.jsonl"
+    settled = most = 0.0
+    while process.poll() is None:
+        time.sleep(0.2)
+        with contextlib.suppress(IndexError, FileNotFoundError):  # not begun, or just ended
+            most = max(most, resident_mib(process))
+            if not settled and journal.read_text().count("\n") > 400:
+                settled = most
+    assert process.returncode == 0
+    assert told(out)["done"] == count
+    assert 0 < most < settled * 1.1, f"{settled:.0f} MiB after 400 scans, {most:.0f} at most"
 
 
 def test_no_server_is_one_clear_line(images, tmp_path, capsys):
