@@ -9,8 +9,10 @@ import concurrent.futures
 import dataclasses
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
@@ -118,7 +120,7 @@ def _pooled(
     # Spawned, not forked: a fork of a process in which TensorFlow runs threads may hang.
     context = multiprocessing.get_context("spawn")
     waiting: dict[concurrent.futures.Future[Result], Trial] = {}
-    with concurrent.futures.ProcessPoolExecutor(helpers, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(helpers, context, end_with_parent) as pool:
         try:
             while todo:
                 if len(waiting) >= _WAITING_PER_HELPER * helpers:
@@ -133,6 +135,18 @@ def _pooled(
         except BrokenProcessPool:
             return list(waiting.values()) or [todo.popleft()]
     return []
+
+
+def end_with_parent() -> None:
+    """Makes this helper end when the main process does: killed, that cannot tell it to."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 def _submit(

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,29 @@ def test_a_helper_that_dies_costs_only_the_case_that_killed_it(outcome):
     assert [f.case_id for f in found.failures] == ["phantom-1"]
     assert "process that scored it died" in found.failures[0].reason
     assert [s.case.case_id for s in found.scored] == [f"phantom-{n}" for n in (0, 2, 3, 4, 5)]
+
+
+KILLED = """
+import concurrent.futures, multiprocessing, time
+from evaluation import scoring
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn, scoring.end_with_parent) as pool:
+        pool.submit(abs, -1).result()
+        print("started", flush=True)
+        time.sleep(3600)
+"""
+
+
+def test_helpers_end_when_the_main_process_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    root = pathlib.Path(__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "started\n"
+    process.kill()
+    # The helper has the same standard output, which ends only when both have.
+    assert process.communicate(timeout=120)[0] == ""
