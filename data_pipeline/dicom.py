@@ -6,6 +6,7 @@ pydicom parses, `dicom_codecs` decompresses; what the numbers mean is decided he
 
 import dataclasses
 import io
+import logging
 import pathlib
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from pydicom.pixels.utils import pixel_array
 from data_pipeline import dicom_codecs, grayscale, raster, untrusted
 from data_pipeline.errors import InputError
 from data_pipeline.orientation import Stored
+
+_LOG = logging.getLogger(__name__)
 
 # pydicom would warn of values that break a rule and quote them, and they may be a patient's.
 # What is used here is checked here.
@@ -95,18 +98,17 @@ def heading(file: Member) -> Heading:
     """
     keywords = ["SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows"]
     with untrusted.damaged(file.name, "DICOM file"):
-        dataset = _dataset(file, pixels=False, only=keywords)
-        return Heading(
-            str(dataset.get("SeriesInstanceUID")),
-            _series_number(dataset),
-            str(dataset.get("Modality") or ""),
-            "LOCALIZER" in (dataset.get("ImageType") or ()),
-            "Rows" in dataset,
-        )
+        return _heading(_dataset(file, pixels=False, only=keywords))
 
 
-def _series_number(dataset: pydicom.Dataset) -> str:
-    return str(dataset.get("SeriesNumber") or "?")
+def _heading(dataset: pydicom.Dataset) -> Heading:
+    return Heading(
+        str(dataset.get("SeriesInstanceUID")),
+        str(dataset.get("SeriesNumber") or "?"),
+        str(dataset.get("Modality") or ""),
+        "LOCALIZER" in (dataset.get("ImageType") or ()),
+        "Rows" in dataset,
+    )
 
 
 def xray(file: Member) -> Stored:
@@ -144,14 +146,26 @@ def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, name: str) -> np.ndarray
     return raster.luma(pixels)
 
 
-def frames(file: Member) -> list[Frame]:
+def frames(file: Member, wanted: str = "") -> list[Frame]:
     """Returns what the header of a CT file says of its slices: one, or many if multi-frame.
+
+    None for a report or a presentation state, which scanners and viewers put beside slices.
+
+    Args:
+      file: on disk or in an archive.
+      wanted: SeriesNumber or SeriesInstanceUID, to get none of another series; empty for any.
 
     Raises:
       InputError: naming the file, if it is no CT image or a slice's place is not known.
     """
     with untrusted.damaged(file.name, "DICOM file"):
         dataset = _dataset(file, pixels=False)
+        heading = _heading(dataset)
+        if not heading.has_image and heading.modality != "CT":
+            _LOG.info("%s is %s and no image", file.name, heading.modality[:16])
+            return []
+        if wanted not in ("", heading.series, heading.series_number):
+            return []
         _check_is_ct(dataset, file.name)
         count = _frame_count(dataset)
         grouped = "PerFrameFunctionalGroupsSequence" in dataset
@@ -159,7 +173,7 @@ def frames(file: Member) -> list[Frame]:
             raise InputError(f"{file.name} has {count} frames and does not say where each lies")
         if grouped and len(dataset.PerFrameFunctionalGroupsSequence) != count:
             raise InputError(f"{file.name} has {count} frames and describes another number")
-        return [_frame(file, dataset, index) for index in range(count)]
+        return [_frame(file, dataset, heading, index) for index in range(count)]
 
 
 def _check_is_ct(dataset: pydicom.Dataset, name: str) -> None:
@@ -177,7 +191,7 @@ def _check_is_ct(dataset: pydicom.Dataset, name: str) -> None:
         )
 
 
-def _frame(file: Member, dataset: pydicom.Dataset, index: int) -> Frame:
+def _frame(file: Member, dataset: pydicom.Dataset, heading: Heading, index: int) -> Frame:
     def of_frame(group: str) -> pydicom.Dataset:
         return _functional_group(dataset, group, index)
 
@@ -196,8 +210,8 @@ def _frame(file: Member, dataset: pydicom.Dataset, index: int) -> Frame:
         member=file,
         index=index,
         instance=str(dataset.get("SOPInstanceUID")),
-        series=str(dataset.get("SeriesInstanceUID")),
-        series_number=_series_number(dataset),
+        series=heading.series,
+        series_number=heading.series_number,
         kernel=str(_first(dataset.get("ConvolutionKernel")) or ""),
         is_localizer=is_localizer,
         shape=(int(dataset.Rows), int(dataset.Columns)),

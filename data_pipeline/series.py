@@ -79,25 +79,16 @@ def _zip_member(path: pathlib.Path, entry: zipfile.ZipInfo) -> Member:
 
 
 def frames(files: Sequence[Member], wanted: str = "") -> list[Frame]:
-    """Returns the CT slices of DICOM files.
-
-    Reports and presentation states, which scanners and viewers put beside the slices, are left
-    out; so is what belongs to another series than the wanted one.
+    """Returns the CT slices of DICOM files: of the wanted series, or of all if there is none such.
 
     Args:
-      files: of any number of series.
-      wanted: SeriesNumber or SeriesInstanceUID; empty for all, and all if there is none such.
+      files: of any number of series; what holds no image is left out.
+      wanted: SeriesNumber or SeriesInstanceUID; empty for all.
 
     Raises:
       InputError: naming the file, if it is damaged, or an image and no CT slice.
     """
-    found = []
-    for file in files:
-        heading = dicom.heading(file)
-        if heading.modality != "CT" and not heading.has_image:
-            _LOG.info("%s is %s and no image", file.name, heading.modality)
-        elif wanted in ("", heading.series, heading.series_number):
-            found += dicom.frames(file)
+    found = [frame for file in files for frame in dicom.frames(file, wanted)]
     return found if found or not wanted else frames(files)
 
 
