@@ -27,7 +27,7 @@ _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
 
 # ITU-R BT.601 in thousandths: whole numbers, so that every decoder's colour gives the same grey.
-_LUMA_RGB = np.array([299, 587, 114], np.int64)
+LUMA_RGB = np.array([299, 587, 114], np.int64)
 
 
 def read(path: pathlib.Path) -> np.ndarray:
@@ -41,7 +41,7 @@ def read(path: pathlib.Path) -> np.ndarray:
         pixels.
     """
     encoded = _bytes(path)
-    header = _header(path, encoded)
+    header = open_header(path, encoded)
     image = _decoded(path, encoded, header)
     return image if image.ndim == 2 else _grey(image, path)
 
@@ -52,7 +52,7 @@ def size(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       InputError: as `read`.
     """
-    cols, rows = _header(path, _bytes(path)).size
+    cols, rows = open_header(path, _bytes(path)).size
     return rows, cols
 
 
@@ -67,7 +67,7 @@ def read_classes(path: pathlib.Path) -> np.ndarray:
         another index than 0.
     """
     encoded = _bytes(path)
-    header = _header(path, encoded)
+    header = open_header(path, encoded)
     if header.mode == "P":
         return _palette_classes(path, header)
     image = _decoded(path, encoded, header)
@@ -86,8 +86,16 @@ def _bytes(path: pathlib.Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _header(path: pathlib.Path, encoded: bytes) -> Image.Image:
-    """Opens an image without decoding it, and refuses what would not be read as it is shown."""
+def open_header(path: pathlib.Path | str, encoded: bytes) -> Image.Image:
+    """Opens an image without decoding it, and refuses what would not be read as it is shown.
+
+    Args:
+      path: where it lies, or what to call it.
+      encoded: the file.
+
+    Raises:
+      InputError: as `read`, for what can be known without decoding.
+    """
     if not encoded:
         raise InputError(f"{path} is empty")
     with untrusted.damaged(path, f"image of type {', '.join(_FORMATS)}"):
@@ -149,7 +157,7 @@ def _palette_classes(path: pathlib.Path, header: Image.Image) -> np.ndarray:
 
 def luma(rgb: np.ndarray) -> np.ndarray:
     """Returns the ITU-R BT.601 luma of RGB (rows, cols, 3), rounded, in the type it came in."""
-    grey = (rgb.astype(np.int64) @ _LUMA_RGB + 500) // 1000
+    grey = (rgb.astype(np.int64) @ LUMA_RGB + 500) // 1000
     return np.asarray(grey.astype(rgb.dtype))
 
 

@@ -33,6 +33,12 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))  # macOS and Windows pin nothing
 
 
+def pin(numbers: Iterable[int]) -> None:
+    """Keeps this process, and those that it starts, on some cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, numbers)
+
+
 def describe(packages: Iterable[str]) -> dict[str, object]:
     """Returns date, processor, cores and the versions of those packages that are installed."""
     return {

@@ -1,0 +1,109 @@
+"""One loader of augmented tiles in a process of its own, pinned to cores: for `pipeline` alone.
+
+    python -m evaluation.speed.loader ours --cores 0,1 --folder EMPTY_FOLDER
+
+All loaders do the same work: X-rays with lung masks from files, brought to 256 x 256 in [0, 1],
+batches of 8 in float32, each tile augmented by a flip, one affine and elastic warp, contrast,
+brightness, gamma, blur (one in four) and Gaussian noise, each as strong as augment.XRAY says.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from data_pipeline import cases
+from data_pipeline.cases import Case
+from evaluation.speed import machine
+
+SIDE, BATCH = 256, 8
+LABEL = "lung"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a loader is made for; a loader yields batches for ever, or for one epoch if `once`."""
+
+    cases: list[Case]
+    folder: pathlib.Path  # empty at first, for what it keeps between epochs
+    workers: int
+    cores: int
+
+
+def ours(job: Job, *, warm: bool) -> Iterator[object]:
+    """Streams batches of data_pipeline.batches, as a training does."""
+    from data_pipeline import augment, batches, frames
+    from data_pipeline.spec import InputSpec
+
+    del warm  # decoded frames are on disk after the first call
+    spec = InputSpec("XR", (LABEL,), (SIDE, SIDE))
+    store = frames.open_store(job.cases, spec, job.folder)
+    stream = batches.training(
+        store, spec, augment.XRAY, epoch=list(range(len(store))), batch_size=BATCH, seed=0
+    )
+    return iter(stream)
+
+
+def _named(name: str) -> Callable[..., Iterator[object]]:
+    if name == "ours":
+        return ours
+    if name == "train-step":
+        from evaluation.speed import train_step
+
+        return train_step.steps
+    from evaluation.speed import rivals  # brings PyTorch, which is not ours to depend on
+
+    return rivals.LOADERS[name]
+
+
+def measure(name: str, job: Job, seconds: float, repeats: int) -> dict[str, object]:
+    """Returns tiles a second: of a first epoch with nothing prepared, then of warm windows."""
+    make = _named(name)
+    epoch = len(job.cases) // BATCH
+    began = time.perf_counter()
+    for _ in itertools.islice(make(job, warm=False), epoch):
+        pass
+    cold = epoch * BATCH / (time.perf_counter() - began)
+    stream = make(job, warm=True)
+    for _ in itertools.islice(stream, epoch):
+        pass
+    warm = [_rate(stream, seconds) for _ in range(repeats)]
+    return {"name": name, "workers": job.workers, "cores": job.cores, "cold": cold, "warm": warm}
+
+
+def _rate(stream: Iterator[object], seconds: float) -> float:
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        next(stream)
+        count += BATCH
+    return count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measures and writes one line of JSON."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.speed.loader")
+    parser.add_argument("name")
+    parser.add_argument("--folder", type=pathlib.Path, required=True)
+    parser.add_argument("--cores", default="0")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    flags = parser.parse_args()
+    numbers = [int(core) for core in flags.cores.split(",")]
+    machine.pin(numbers)  # before any library counts the cores
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    chosen = cases.select(cases.load(), "XR", (LABEL,))
+    job = Job(chosen, flags.folder, flags.workers, len(numbers))
+    found = measure(flags.name, job, flags.seconds, flags.repeats)
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # PyTorch's workers and TensorFlow's threads take long to say goodbye
+
+
+if __name__ == "__main__":
+    main()
