@@ -93,11 +93,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cases", type=int, help="only so many of the sample")
     flags = parser.parse_args()
     numbers = [int(core) for core in flags.cores.split(",")]
     machine.pin(numbers)  # before any library counts the cores
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    chosen = cases.select(cases.load(), "XR", (LABEL,))
+    chosen = cases.select(cases.load(), "XR", (LABEL,))[: flags.cases]
     job = Job(chosen, flags.folder, flags.workers, len(numbers))
     found = measure(flags.name, job, flags.seconds, flags.repeats)
     sys.stdout.write(json.dumps(found) + "\n")
