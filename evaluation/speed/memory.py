@@ -40,7 +40,7 @@ def measure(count: int, batches_drawn: int, folder: pathlib.Path) -> dict[str, f
     known = cases.load(_repeated_manifest(sample, count, own))
     store = frames.Store(_repeated_store(decoded, count, own))
     stream = batches.training(
-        store, spec, augment.XRAY, epoch=range(count), batch_size=BATCH, seed=0
+        store, spec, augment.XRAY, epoch=list(range(count)), batch_size=BATCH, seed=0
     )
     for _ in itertools.islice(stream, batches_drawn):
         pass
