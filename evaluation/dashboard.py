@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from evaluation import boundary, calibration, case_level, figures, metrics, strata, summary, tables
+from evaluation import boundary, case_level, figures, metrics, strata, summary, tables
 from evaluation.figures import Draw
 from evaluation.gallery import Pick
 from evaluation.pictures import Picture
 from evaluation.statistics import CONFIDENCE, RESAMPLES
 from evaluation.summary import Summary
+from models import calibration
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 

@@ -7,6 +7,7 @@ from data_pipeline import cases, remote
 from data_pipeline import labels as known_labels
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
+from evaluation import ensembles as several
 from evaluation import entrants, runs
 from evaluation.entrants import Classical, Entrant, MaskFolder
 from evaluation.runs import Run
@@ -21,19 +22,32 @@ def enter(
     data: pathlib.Path | None = None,
     modality: str | None = None,
     labels: str | None = None,
+    *,
+    ensembles: Sequence[str] = (),
+    tta: str | None = None,
 ) -> tuple[list[Entrant], pathlib.Path]:
     """Returns the entrants in the order given, and the manifest to score them on.
 
     Classical methods and mask folders take modality, labels, splits and manifest from the
     first run; `modality`, `labels` and `data` speak where there is none.
 
+    Args:
+      models: run directories and names of classical methods.
+      masks: folders of masks, as [NAME=]DIR.
+      data: the manifest.
+      modality: XR or CT.
+      labels: what is outlined.
+      ensembles: runs that answer together, as NAME=RUN,RUN.
+      tta: test-time augmentation of all runs instead of their own, one of tta.CHOICES.
+
     Raises:
       InputError: if a model is neither a run nor a method, or nothing is given.
     """
     classical = _classical()
-    given = [None if name in classical else runs.load(_directory(name)) for name in models]
-    first = next((run for run in given if run is not None), None)
-    if not models and not masks:
+    given = [None if name in classical else runs.load(_directory(name), tta) for name in models]
+    together = [_ensemble(text, tta) for text in ensembles]
+    first = next((run for run in [*given, *together] if run is not None), None)
+    if not models and not masks and not ensembles:
         raise InputError(
             f"nothing to score: name run directories, {' or '.join(classical)}, or --masks DIR"
         )
@@ -45,6 +59,7 @@ def enter(
     found: list[Entrant] = []
     for name, run in zip(models, given, strict=True):
         found.append(run or Classical(name, classical[name](spec), splits))
+    found += together
     for text in masks:
         name, folder = _mask_folder(text)
         found.append(MaskFolder(name, folder, spec.modality, spec.labels, splits))
@@ -59,6 +74,14 @@ def _classical() -> dict[str, type]:
     from models import zoo
 
     return dict(zoo.CLASSICAL)
+
+
+def _ensemble(text: str, tta: str | None) -> Run:
+    name, _, listed = text.partition("=")
+    paths = [part.strip() for part in listed.split(",") if part.strip()]
+    if not name or len(paths) < 2:
+        raise InputError(f"--ensemble takes NAME=RUN,RUN with two runs or more; got {text}")
+    return several.load(name, [_directory(path) for path in paths], tta)
 
 
 def _directory(name: str) -> pathlib.Path:

@@ -15,8 +15,8 @@ import pandas as pd
 import seaborn
 
 from evaluation import appearance, case_level, strata, tables
-from evaluation.calibration import BINS
 from evaluation.summary import LabelSummary, Summary
+from models.calibration import BINS
 
 SHOWN = (("dice", "Dice"), ("accuracy", "Accuracy"), ("loss", "Loss (nats per pixel)"))
 _MOST_POINTS = 2000  # in a strip plot; more hide each other and swell the file

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 import evaluation
-from evaluation import calibration
 from evaluation.score import CaseScore, LabelScore
 from evaluation.selection import Trial
+from models import calibration
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     python -m evaluation.run runs/unet runs/cnn threshold --split test --out results/demo
     python -m evaluation.run runs/unet --data ANY_MANIFEST --split all --out results/other
+    python -m evaluation.run --ensemble both=runs/a,runs/b --tta flips --out results/both
     python -m evaluation.run threshold --modality XR --labels lung --split all --out results/xr
 
 The shipped sample's 24 test X-rays take about 20 seconds for three models. The result is a
@@ -18,7 +19,7 @@ import sys
 import rich.console
 import rich.progress
 
-from data_pipeline import cases
+from data_pipeline import cases, tta
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.scan import MODALITIES
 from evaluation import card, entering, results, scoring, selection, summary, tables
@@ -33,6 +34,8 @@ class Settings:
     models: tuple[str, ...]
     out: pathlib.Path
     masks: tuple[str, ...] = ()
+    ensembles: tuple[str, ...] = ()
+    tta: str | None = None
     data: pathlib.Path | None = None
     split: str = "test"
     modality: str | None = None
@@ -55,6 +58,14 @@ def from_flags(argv: list[str] | None = None) -> Settings:
         metavar="[NAME=]DIR",
         help="masks that another tool wrote, named CASE_LABEL.png (or .nii.gz, ...); repeatable",
     )
+    add(
+        "--ensemble",
+        action="append",
+        dest="ensembles",
+        metavar="NAME=RUN,RUN",
+        help="runs whose probabilities are averaged, as one model; repeatable",
+    )
+    add("--tta", choices=tta.CHOICES, help="of all runs, instead of each run's own")
     add("--out", type=pathlib.Path, required=True, help="folder for the results")
     add("--data", type=pathlib.Path, help="manifest; default: the one that the runs trained from")
     add("--split", choices=selection.SPLITS, default="test", help="default: %(default)s")
@@ -64,7 +75,8 @@ def from_flags(argv: list[str] | None = None) -> Settings:
     add("--processes", type=int, default=0, help="helpers that score; 0: as many as pay off")
     add("--seed", type=int, default=0, help="of the bootstrap")  # fmt: skip
     given = vars(parser.parse_args(argv))
-    given["models"], given["masks"] = tuple(given["models"]), tuple(given["masks"] or ())
+    for name in ("models", "masks", "ensembles"):
+        given[name] = tuple(given[name] or ())
     return Settings(**given)
 
 
@@ -75,7 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     console = rich.console.Console()
     entrants, manifest_path = entering.enter(
-        settings.models, settings.masks, settings.data, settings.modality, settings.labels
+        settings.models,
+        settings.masks,
+        settings.data,
+        settings.modality,
+        settings.labels,
+        ensembles=settings.ensembles,
+        tta=settings.tta,
     )
     manifest = cases.load(manifest_path)
     trials = selection.trials(entrants, manifest, settings.split)

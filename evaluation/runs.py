@@ -6,13 +6,9 @@ import functools
 import hashlib
 import json
 import pathlib
-import time
 from collections.abc import Mapping
 
-import numpy as np
-
-from data_pipeline import inference, split
-from data_pipeline import spec as specs
+from data_pipeline import split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
@@ -20,6 +16,7 @@ from data_pipeline.spec import InputSpec
 from evaluation import entrants
 from evaluation.entrants import Segments
 from evaluation.score import Answer
+from models import members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +35,8 @@ class Run:
     fold_of: Mapping[str, pathlib.Path]  # by case id; empty without folds
     folds: tuple[pathlib.Path, ...]  # directories of networks; the run itself without folds
     patients: frozenset[str]  # ids of the patients trained or validated on
+    members: tuple["Run", ...] = ()  # of an ensemble
+    tta: str | None = None  # test-time augmentation other than the run's own
     needs_network: bool = True
 
     @property
@@ -53,14 +52,8 @@ class Run:
     def answer(self, case: Case, scan: Scan) -> Answer:
         """See Entrant."""
         if case.id in self.fold_of and self.splits.get(case.id) == "test":
-            return entrants.answer_of(_network(self.fold_of[case.id]), scan)
-        if len(self.folds) == 1:
-            return entrants.answer_of(_network(self.folds[0]), scan)
-        start = time.perf_counter()
-        every = [_network(fold).probabilities(scan) for fold in self.folds]
-        mean = np.stack(every).mean(axis=0, dtype=np.float64).astype(np.float32)
-        seconds = time.perf_counter() - start
-        return Answer(inference.mask(mean, self.spec), mean, scan.spacing_mm, seconds)
+            return entrants.answer_of(_network((self.fold_of[case.id],), self.tta), scan)
+        return entrants.answer_of(_network(self.folds, self.tta), scan)
 
     def split_of(self, case: Case) -> str:
         """See Entrant."""
@@ -73,43 +66,40 @@ class Run:
             "path": str(self.path),
             "labels": list(self.labels),
             "folds": len(self.folds) if self.fold_of else 0,
-            "network_sha256": [_sha256(fold / "network.keras") for fold in self.folds],
+            "network_sha256": [_sha256(fold / members.WEIGHTS) for fold in self.folds],
             "spec": dataclasses.asdict(self.spec),
             "config": dict(self.config),
+            "members": [str(member.path) for member in self.members],
         }
 
 
-def load(path: pathlib.Path) -> Run:
+def load(path: pathlib.Path, tta: str | None = None) -> Run:
     """Reads what a run directory says of itself; the network is read when it is needed.
+
+    Args:
+      path: the run directory.
+      tta: test-time augmentation other than the run's own, one of tta.CHOICES.
 
     Raises:
       InputError: if it is not a run, or not a finished one.
     """
     config = read_config(path)
-    folds = tuple(sorted(path.glob("fold*"), key=lambda p: int("0" + p.name[4:])))
+    networks = members.directories([path])
+    spec = members.common_spec(networks, tta)
     if not config.get("folds"):
-        _check_network(path)
         splits = split.load(path / "splits.csv")
         known = {case for case, part in splits.items() if part != "test"}
         patients = _patients(path / "splits.csv", known)
-        return Run(
-            path.name, path, specs.load(path / "spec.json"), config, splits, {}, (path,), patients
-        )
-    if len(folds) != config["folds"]:
-        raise InputError(
-            f"{path} has {len(folds)} of {config['folds']} folds: train the rest first"
-        )
+        return Run(path.name, path, spec, config, splits, {}, networks, patients, tta=tta)
     held_out: dict[str, pathlib.Path] = {}
     known = set()
-    for fold in folds:
-        _check_network(fold)
+    for fold in networks:
         splits = split.load(fold / "splits.csv")
         held_out |= {case: fold for case, part in splits.items() if part == "test"}
         known |= set(splits)
     splits = {case: "test" if case in held_out else "train" for case in known}
-    patients = _patients(folds[0] / "splits.csv", known)
-    spec = specs.load(folds[0] / "spec.json")
-    return Run(path.name, path, spec, config, splits, held_out, folds, patients)
+    patients = _patients(networks[0] / "splits.csv", known)
+    return Run(path.name, path, spec, config, splits, held_out, networks, patients, tta=tta)
 
 
 def read_config(path: pathlib.Path) -> dict[str, object]:
@@ -131,19 +121,14 @@ def read_config(path: pathlib.Path) -> dict[str, object]:
     return config
 
 
-def _check_network(path: pathlib.Path) -> None:
-    if not (path / "network.keras").is_file():
-        raise InputError(f"{path} has no network.keras: its training has not finished")
-
-
 @functools.lru_cache(maxsize=8)
-def _network(path: pathlib.Path) -> Segments:
+def _network(directories: tuple[pathlib.Path, ...], tta: str | None) -> Segments:
     # TensorFlow takes seconds to import, and most of this folder works without it.
     from data_pipeline import quiet_tensorflow  # noqa: F401, I001 - first: it silences the import
 
     from models import segmenter
 
-    return segmenter.load(path)
+    return segmenter.load(*directories, tta=tta)
 
 
 def _patients(path: pathlib.Path, known: set[str]) -> frozenset[str]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from data_pipeline.cases import Case
 from data_pipeline.scan import Mask
-from evaluation import boundary, calibration, metrics
+from evaluation import boundary, metrics
+from models import calibration
 
 MM3_PER_ML = 1000.0
 

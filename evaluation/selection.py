@@ -20,7 +20,7 @@ from evaluation.runs import Run
 SPLITS = (*manifests.SPLITS, "all")
 
 # How an entrant may know a case, worst first.
-TRAINING, VALIDATION, PATIENT, UNSEEN = "training", "validation", "patient", ""
+_WORST_FIRST = TRAINING, VALIDATION, PATIENT, UNSEEN = "training", "validation", "patient", ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,12 @@ def _why_empty(entrant: Entrant, candidates: Sequence[Case], split: str) -> str:
             f"nothing says which of the {len(candidates)} cases are its {split} split; "
             "score all of them with --split all"
         )
+    if isinstance(entrant, Run) and entrant.members:
+        return (
+            f"each of {len(candidates)} cases was trained or validated on by one of its "
+            f"{len(entrant.members)} members, so its {split} split is empty; score it on other "
+            "data with --data MANIFEST --split all"
+        )
     if isinstance(entrant, Run) and parts == {"train"}:
         return (
             f"it trained on all {len(candidates)} cases (--use-all), so its {split} split is "
@@ -107,9 +113,14 @@ def seen_in_training(entrant: Entrant, chosen: Iterable[Case]) -> dict[str, str]
     """
     if not isinstance(entrant, Run):
         return {}
-    training = _Training(entrant)
-    known = {case.id: training.knows(case) for case in chosen}
-    return {case_id: how for case_id, how in known.items() if how}
+    trainings = [_Training(run) for run in entrant.members or (entrant,)]
+    known = {case.id: {one.knows(case) for one in trainings} for case in chosen}
+    # An ensemble knows a case as the member does that knows it best.
+    return {
+        case_id: how
+        for case_id, all_ways in known.items()
+        if (how := next(way for way in _WORST_FIRST if way in all_ways))
+    }
 
 
 class _Training:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation import calibration, case_level, statistics, strata
+from evaluation import case_level, statistics, strata
 from evaluation.journal import Scored
 from evaluation.score import CaseScore, LabelScore
 from evaluation.statistics import Comparison, Estimate
+from models import calibration
 
 # Each metric with the range its interval is kept in and whether more is better.
 METRICS: dict[str, tuple[float, float, bool]] = {

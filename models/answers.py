@@ -77,7 +77,7 @@ def calibrated(probabilities: tf.Tensor, temperatures: Sequence[float]) -> tf.Te
 class Resized:
     """A network that is shown its tile at another size and answers on the tile.
 
-    The image is resampled by the exact weights of data_pipeline.geometry and padded with black
+    The image is resampled by the weights of data_pipeline.geometry and padded with black
     to the next size that the network can halve; the margins of its answer are cut off.
     """
 
@@ -124,11 +124,13 @@ def _factors(network: keras.Model) -> tuple[int, ...]:
 
 
 def resampled(values: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-    """Does what geometry.resample does to values in [0, 1], (n, *sides, channels); float32.
+    """Resamples (n, *sides, channels) by the weights of geometry.resample; float32.
 
-    Values are rounded to multiples of 2**-16 first, so that every sum is exact.
+    Sums are in float64, so that their order does not matter to a float32. Values are not
+    rounded to the multiples of 2**-16 of data_pipeline.geometry: that would make a difference
+    in the last bit of a network's answer, as another machine has it, a hundred times larger.
     """
-    result = tf.round(tf.cast(values, tf.float64) * geometry.PROBABILITY_ONE)
+    result = tf.cast(values, tf.float64)
     rank = len(result.shape)
     for axis, side in enumerate(shape, start=1):
         weights = geometry.axis_weights(
@@ -136,4 +138,4 @@ def resampled(values: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
         )
         summed = tf.tensordot(result, tf.constant(weights), axes=[[axis], [1]])
         result = tf.transpose(summed, [*range(axis), rank - 1, *range(axis, rank - 1)])
-    return tf.cast(result / geometry.PROBABILITY_ONE, tf.float32)
+    return tf.cast(result, tf.float32)

@@ -45,7 +45,8 @@ class Network:
         self.name = network.name
         self.spec = spec
         self.network = network
-        self._answer = answers.Answer([folding.fold(one) for one in (network, *others)], spec)
+        self.networks = (network, *others)
+        self._answer = answers.Answer([folding.fold(one) for one in self.networks], spec)
 
     @functools.cached_property
     def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -1,10 +1,12 @@
 """Turns a trained run into a model for TensorFlow Serving, and proves that it is the same.
 
     python -m serving.export runs/unet --out exports/lung_unet
+    python -m serving.export runs/a runs/b --tta flips --out exports/lung_both
 
 writes the next version folder, in about a minute on 2 cores. It fails, and leaves nothing
 behind, unless the masks of the trained model, of the SavedModel in a fresh process and of a
-server over gRPC and over REST agree in every pixel on golden cases.
+server over gRPC and over REST agree in every pixel on golden cases. Several runs, or the folds
+of a cross-validation, become one model that averages their probabilities.
 """
 
 import argparse
@@ -27,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from rich import console as rich_console
 
-from data_pipeline import inference
+from data_pipeline import inference, tta
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from models import segmenter
 from models.segmenter import Network
@@ -41,20 +43,43 @@ GOLDEN_CASES = 4
 def main(argv: list[str] | None = None) -> None:
     """Parses the flags, exports, and says where the result lies."""
     parser = argparse.ArgumentParser(prog="serving.export", description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=pathlib.Path, help="a run directory, runs/NAME")
+    parser.add_argument(
+        "runs", nargs="+", type=pathlib.Path, metavar="RUN",
+        help="run directories, runs/NAME; several are averaged",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tta", choices=tta.CHOICES, help="mirrored, resized images; default: the run's own"
+    )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="exports/MODEL")
     parser.add_argument("--cases", type=_count, default=GOLDEN_CASES, help="golden cases")
     flags = parser.parse_args(argv)
     console = rich_console.Console(highlight=False, soft_wrap=True)
     with one_line_for_bad_input():
-        network = segmenter.load(flags.run)
-        cases = golden.choose(flags.run, network.spec, flags.cases)
-        folder = export(network, flags.out, cases, console, run=str(flags.run))
+        network = segmenter.load(*flags.runs, tta=flags.tta)
+        _introduce(network, console)
+        cases = golden.choose(flags.runs, network.spec, flags.cases)
+        folder = export(network, flags.out, cases, console, run=" ".join(map(str, flags.runs)))
     name = flags.out.resolve().name
     console.print(f"export: {folder}")
     console.print(
         f"next: python -m serving.launch --model_name {name} --model_base_path {flags.out}"
     )
+
+
+def _introduce(network: Network, console: rich_console.Console) -> None:
+    """Says what one answer costs and which signatures there will not be."""
+    spec, count = network.spec, len(network.networks)
+    passes = count * tta.passes(spec)
+    if passes > 1:
+        console.print(
+            f"{passes:.3g} times the arithmetic of one network an answer: {count} network"
+            f"{'s' * (count > 1)}, {len(spec.flips)} mirrored views, sizes {(1.0, *spec.scales)}"
+        )
+    if spec.cleaning:
+        console.print(
+            "no signatures encoded and masks: masks are cleaned (spec.json, cleaning), which "
+            "clients do; serving.segment sends voxels"
+        )
 
 
 def _count(text: str) -> int:

@@ -12,6 +12,7 @@ from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
+from models import members
 from serving import encoded
 from serving.parity import Golden
 
@@ -21,9 +22,10 @@ _SLICES = 3  # of a volume, for a network that sees one slice at a time
 _PHANTOM_SHAPES = ((97, 131), (211, 150), (64, 64), (301, 305))
 
 
-def choose(run: pathlib.Path, spec: InputSpec, count: int) -> list[Golden]:
-    """Returns scans of the run's own test cases, or phantoms where there are none to be read."""
-    chosen = [golden for case in _test_cases(run, spec, count) if (golden := _of(case, spec))]
+def choose(runs: Sequence[pathlib.Path], spec: InputSpec, count: int) -> list[Golden]:
+    """Returns scans of the first run's own test cases, or phantoms where none can be read."""
+    first = members.directories(runs)[0]
+    chosen = [golden for case in _test_cases(first, spec, count) if (golden := _of(case, spec))]
     if not chosen:
         chosen = [phantom_of(spec, seed) for seed in range(count)]
     return [Golden(number, *pair) for number, pair in enumerate(chosen, start=1)]

@@ -15,7 +15,8 @@ import SimpleITK as sitk
 import skimage.metrics
 from sklearn import metrics as judge
 
-from evaluation import areas, boundary, calibration, metrics
+from evaluation import areas, boundary, metrics
+from models import calibration
 
 STORED = json.loads(reference.STORED.read_text(encoding="utf-8"))
 PAIRS = {name: rest for name, *rest in reference.pairs()}

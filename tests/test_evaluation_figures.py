@@ -5,17 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation import (
-    appearance,
-    calibration,
-    case_level,
-    curves,
-    figures,
-    score,
-    strata,
-    summary,
-)
+from evaluation import appearance, case_level, curves, figures, score, strata, summary
 from evaluation.statistics import Estimate
+from models import calibration
 
 
 def label_summary(model="m", dice=0.9, reliability=None):

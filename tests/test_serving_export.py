@@ -209,7 +209,7 @@ def run_of_phantoms(tmp_path):
 
 
 def test_golden_cases_are_the_runs_own_test_cases(run_of_phantoms):
-    chosen = golden.choose(run_of_phantoms, tiny_network.XRAY, 3)
+    chosen = golden.choose([run_of_phantoms], tiny_network.XRAY, 3)
     assert [case.number for case in chosen] == [1, 2, 3]
     sources = [case.scan.source.rpartition("/")[2] for case in chosen]
     assert sources == ["4.png", "5.png", "7.png"]  # of 4 to 8, spread
@@ -218,7 +218,7 @@ def test_golden_cases_are_the_runs_own_test_cases(run_of_phantoms):
 
 def test_golden_cases_are_phantoms_where_the_data_have_moved(run_of_phantoms):
     (run_of_phantoms / "config.json").write_text(json.dumps({"data": "/nowhere/manifest.csv"}))
-    chosen = golden.choose(run_of_phantoms, tiny_network.XRAY, 2)
+    chosen = golden.choose([run_of_phantoms], tiny_network.XRAY, 2)
     assert [case.scan.source for case in chosen] == ["phantom 0", "phantom 1"]
 
 
@@ -235,7 +235,7 @@ def test_golden_cases_are_phantoms_where_the_data_have_moved(run_of_phantoms):
 )
 def test_every_kind_of_model_has_golden_cases_that_suit_it(spec, tmp_path):
     network = tiny_network.build(spec)
-    [case, _] = golden.choose(tmp_path, spec, 2)
+    [case, _] = golden.choose([tmp_path], spec, 2)
     folder = tmp_path / "m" / "1"
     saved_model.write(network, folder, saved_model.warm_up_inputs(spec, case.image_bytes))
     [found] = parity.answers(saved_model.load(folder), [case])

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from data_pipeline import labels as known_labels
+from data_pipeline import tta
 from data_pipeline.cases import SAMPLE
 from data_pipeline.errors import InputError
 from data_pipeline.scan import MODALITIES, UNITS
@@ -14,6 +15,8 @@ from models import zoo
 from training import losses
 
 DEFAULT_EPOCHS = 24
+CALIBRATION = ("fit", "none")
+CLEANING = ("learn", "none")
 _RUNS = pathlib.Path("runs")
 _CACHE = pathlib.Path(".cache/frames")
 
@@ -41,7 +44,12 @@ class TrainConfig:
     units: str = _flag("", "CT: only cases in HU, or only in stored values", choices=("", *UNITS))
     denoise: str = _flag("none", "before anything else", choices=("none", "median", "gaussian"))
     clahe: bool = _flag(False, "equalise contrast locally")
-    no_flips: bool = _flag(False, "CT: do not average answers over mirrored slices")
+    tta: str = _flag(
+        "auto", "answers averaged over mirrored and resized images; auto: flips for CT, else none",
+        choices=("auto", *tta.CHOICES),
+    )  # fmt: skip
+    calibration: str = _flag("fit", "a temperature a label, on validation", choices=CALIBRATION)
+    cleaning: str = _flag("learn", "post-processing, where validation gains", choices=CLEANING)
     batch_size: int = _flag(0, "samples a step and device; 0: as memory allows")
     accumulate: int = _flag(1, "batches a step, one after the other: large batches, small memory")
     loss: str = _flag("dice_ce", "an overlap and a pixelwise term", choices=tuple(losses.LOSSES))

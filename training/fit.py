@@ -16,7 +16,7 @@ from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from models import members, segmenter, zoo
-from training import callbacks, device, losses, metrics, record, watching
+from training import calibrate, callbacks, device, losses, metrics, record, watching
 from training.averaging import Average, SharedStatistics
 from training.config import DEFAULT_EPOCHS
 from training.pace import Pace
@@ -317,7 +317,15 @@ def _finish(plan: Plan, setup: _Setup) -> None:
     history = plan.directory / "history.csv"
     if history.exists():
         watching.draw_curves(history, plan.directory / "curves.png")
-    record.finish(plan, network, setup.pace)
+    with setup.pace.timed("calibration"):
+        fitted = calibrate.learn(
+            segmenter.Network(network, plan.spec),
+            plan.part("validation"),
+            calibration=plan.config.calibration,
+            cleaning=plan.config.cleaning,
+        )
+    fitted.spec.save(plan.directory / "spec.json")
+    record.finish(plan, network, setup.pace, fitted.spec, fitted.told)
     segmenter.save(plan.directory, network)  # last: with it the run counts as finished
     best.unlink(missing_ok=True)
     shutil.rmtree(plan.directory / "backup", ignore_errors=True)

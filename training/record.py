@@ -10,6 +10,7 @@ import platform
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -17,9 +18,12 @@ import keras
 from data_pipeline import read, remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
+from data_pipeline.spec import InputSpec
 from training import device
 from training.pace import Pace
 from training.plan import Plan
+
+_ANSWERS = "## Calibration and post-processing"  # heading in model_card.md
 
 _PACKAGES = (
     "tensorflow",
@@ -61,9 +65,21 @@ def start_folds(plans: list[Plan]) -> None:
     _write(plans[0].directory.parent, _settings(plans[0]))
 
 
-def finish(plan: Plan, network: keras.Model, pace: Pace) -> None:
-    """Adds the outcome to config.json and writes model_card.md."""
+def finish(
+    plan: Plan, network: keras.Model, pace: Pace, spec: InputSpec, told: Mapping[str, Any]
+) -> None:
+    """Adds the outcome to config.json and writes model_card.md.
+
+    Args:
+      plan: what was trained.
+      network: the outcome.
+      pace: steps and seconds.
+      spec: with what validation taught.
+      told: how it did, see calibrate.Fitted.
+    """
     written = _read(plan.directory)
+    written["spec"] = dataclasses.asdict(spec)
+    written["answers"] = told
     written["parameters"] = network.count_params()
     written["steps"] = pace.step
     written["train_seconds"] = round(pace.elapsed_s(), 1)
@@ -78,6 +94,56 @@ def _timings(pace: Pace) -> dict[str, float]:
     spent, total = dict(pace.spent_s), pace.elapsed_s()
     seconds = spent | {"training": total - sum(spent.values()), "total": total}
     return {name: round(value, 1) for name, value in seconds.items()}
+
+
+def restate(directory: pathlib.Path, spec: InputSpec, told: Mapping[str, Any]) -> None:
+    """Puts what validation taught anew into config.json and model_card.md of a finished run."""
+    written = _read(directory) | {"spec": dataclasses.asdict(spec), "answers": told}
+    _write(directory, written)
+    path = directory / "model_card.md"
+    before, heading, rest = path.read_text(encoding="utf-8").partition(_ANSWERS)
+    if heading:
+        _, _, after = rest.partition("\n\n")
+        path.write_text("\n".join([before + heading, *_listed(told), "", after]), encoding="utf-8")
+
+
+def learnt(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns what config.json says of calibration and post-processing."""
+    return dict(_read(directory).get("answers", {}))
+
+
+def manifest_of(directory: pathlib.Path) -> pathlib.Path:
+    """Returns the manifest that a run was trained from."""
+    return pathlib.Path(_read(directory)["data"])
+
+
+def gains(told: Mapping[str, Any]) -> list[str]:
+    """Returns what calibration and post-processing gained, in a line each."""
+    lines = [
+        f"{label}: temperature {one['temperature']:.3g}; NLL {one['nll'][0]:.4f} before, "
+        f"{one['nll'][1]:.4f} after; ECE {one['ece'][0]:.4f} before, {one['ece'][1]:.4f} after"
+        for label, one in told.get("calibration", {}).items()
+    ]
+    lines += [
+        f"{one['label']}: {_rule(one['rule'])} {'kept' if one['kept'] else 'left out'}; "
+        f"Dice {one['before']:.4f} without, {one['after']:.4f} with, p = {one['p']:.2g}"
+        for one in told.get("cleaning", [])
+    ]
+    return [f"calibration and post-processing: {told.get('learnt_from', 'none')}", *lines]
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    named = {
+        "inside": f"inside the {rule['inside']}",
+        "fill_holes": "holes filled",
+        "smallest": f"components of at least {100 * rule['smallest']:.2g} % of a slice",
+        "largest": f"the {rule['largest']} largest components",
+    }
+    return ", ".join(text for name, text in named.items() if rule[name])
+
+
+def _listed(told: Mapping[str, Any]) -> list[str]:
+    return [f"- {line}" for line in gains(told)]
 
 
 def check_same(plan: Plan) -> None:
@@ -184,6 +250,9 @@ def _card(plan: Plan, written: dict[str, Any]) -> str:
         "",
         "Validation Dice during training is in `history.csv` and `curves.png`, on frames as the "
         "network sees them; it chose the weights, so it flatters them.",
+        "",
+        _ANSWERS,
+        *_listed(written["answers"]),
         "",
         "## Intended use",
         "Research on segmentation of lungs and infection. Not a medical device; not for "

@@ -13,8 +13,8 @@ from rich import console as rich_console
 from data_pipeline import quiet_tensorflow  # noqa: F401 - before TensorFlow is imported
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from models import zoo
+from training import calibrate, device, fit, plan, record
 from training import config as configs
-from training import device, fit, plan, record
 from training.plan import Plan
 
 _INTERRUPTED_EXIT_CODE = 130  # as a shell gives for Ctrl-C
@@ -56,7 +56,11 @@ def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -
         return
     if config.folds:
         record.start_folds(plans)
+        folders = [one.directory for one in plans]
+        calibrate.again(folders, plans[0].cases, folds=True, calibration=config.calibration)
     console.print(f"\nrun: {directory}")
+    for one in plans:
+        console.print(*record.gains(record.learnt(one.directory)), sep="\n")
     elsewhere = " --data OTHER_MANIFEST --split all" if config.use_all else ""
     console.print(
         f"next: python -m evaluation.run {directory} threshold{elsewhere} "

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation import calibration
+from models import calibration
 
 
 def test_calibration_error_is_the_gap_between_said_and_true_weighted_by_pixels():

@@ -1,10 +1,9 @@
 """Whether a probability of 0.8 means right in 8 of 10 pixels."""
 
 import dataclasses
+import math
 
 import numpy as np
-
-from evaluation import metrics
 
 BINS = 15  # of equal width, as in Guo et al., arXiv:1706.04599
 
@@ -26,7 +25,8 @@ class Reliability:
     @property
     def expected_error(self) -> float:
         """Expected calibration error (ECE): mean gap between said and true, by pixels."""
-        return metrics.ratio(float(np.abs(self.said - self.true).sum()), float(self.pixels.sum()))
+        pixels = float(self.pixels.sum())
+        return float(np.abs(self.said - self.true).sum()) / pixels if pixels else math.nan
 
 
 def reliability(truth: np.ndarray, probability: np.ndarray) -> Reliability:

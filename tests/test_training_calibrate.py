@@ -1,0 +1,117 @@
+"""Calibration and post-processing at a training's end, and by the command for a finished run."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny_network
+
+from data_pipeline import cases, split
+from data_pipeline import spec as specs
+from data_pipeline.spec import Cleaning, InputSpec
+from models import segmenter
+from training import calibrate
+
+# Keras, saving a network; see setup.cfg.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SPEC = InputSpec("XR", ("lung",), (32, 32))
+
+CARD = "# tiny\n\n## Calibration and post-processing\n- old\n- lines\n\n## Intended use\nnone\n"
+
+
+@pytest.fixture
+def make_run(phantoms):
+    def make(folder, parts, seed=0, **spec):
+        folder.mkdir(parents=True)
+        network = tiny_network.build(SPEC, seed)
+        dataclasses.replace(SPEC, **spec).save(folder / "spec.json")
+        segmenter.save(folder, network.network)
+        known = cases.load(phantoms)
+        split.save(
+            folder / "splits.csv", known, dict(zip([c.id for c in known], parts, strict=True))
+        )
+        (folder / "config.json").write_text(json.dumps({"data": str(phantoms), "seed": 7}))
+        (folder / "model_card.md").write_text(CARD)
+        return folder
+
+    return make
+
+
+USUAL = ["train"] * 6 + ["validation"] * 4 + ["test"] * 2
+
+
+def test_a_finished_run_is_calibrated_on_its_validation_cases(make_run, tmp_path, capsys):
+    run = make_run(tmp_path / "run", USUAL)
+    before = segmenter.load(run)
+    calibrate.main([str(run)])
+    told = json.loads((run / "config.json").read_text())
+    gain = told["answers"]["calibration"]["lung"]
+    assert gain["cases"] == 4
+    assert gain["nll"][1] < gain["nll"][0]
+    assert told["seed"] == 7
+    spec = specs.load(run / "spec.json")
+    assert spec.temperatures == ((gain["temperature"],),)
+    assert "validation cases" in capsys.readouterr().out
+    card = (run / "model_card.md").read_text()
+    assert "old" not in card
+    assert f"- lung: temperature {gain['temperature']:.3g}; NLL" in card
+    assert card.endswith("\n\n## Intended use\nnone\n")
+    # What the command told of is what the calibrated network says on the scan's own grid.
+    after, known = segmenter.load(run), cases.load(told["data"])
+    nll = [[], []]
+    for case in known[6:10]:
+        scan = cases.read_scan(case)
+        truth = cases.read_mask(case, ("lung",), scan.shape).planes
+        for values, network in zip(nll, (before, after), strict=True):
+            said = np.clip(network.probabilities(scan), 1e-6, 1 - 1e-6)
+            values.append(-np.log(np.where(truth, said, 1 - said)).mean())
+    np.testing.assert_allclose(np.mean(nll, axis=1), gain["nll"], rtol=0.05)
+
+
+def test_what_was_learnt_is_taken_back(make_run, tmp_path):
+    rules = {"temperatures": ((3.0,),), "cleaning": (Cleaning(largest=2),)}
+    run = make_run(tmp_path / "run", USUAL, **rules)
+    calibrate.main([str(run), "--calibration", "none", "--cleaning", "none"])
+    assert specs.load(run / "spec.json") == SPEC
+
+
+def test_without_validation_cases_nothing_is_learnt_and_that_is_said(make_run, tmp_path, capsys):
+    run = make_run(tmp_path / "run", ["train"] * 12)
+    calibrate.main([str(run)])
+    assert specs.load(run / "spec.json") == SPEC
+    assert "no validation split" in capsys.readouterr().out
+
+
+def test_a_folds_temperature_comes_from_what_the_others_held_out(make_run, tmp_path):
+    of_fold = [["test" if n % 3 == fold else "train" for n in range(12)] for fold in range(3)]
+    for fold, parts in enumerate(of_fold):
+        make_run(tmp_path / "cv" / f"fold{fold}", parts, seed=fold)
+    (tmp_path / "cv" / "config.json").write_text('{"folds": 3}')
+    calibrate.main([str(tmp_path / "cv")])
+    temperatures = [
+        specs.load(tmp_path / "cv" / f"fold{fold}" / "spec.json").temperatures[0][0]
+        for fold in range(3)
+    ]
+    whole = segmenter.load(tmp_path / "cv")
+    assert whole.spec.temperatures == tuple((value,) for value in temperatures)
+    known = cases.load(json.loads((tmp_path / "cv/fold0/config.json").read_text())["data"])
+    heard = [
+        calibrate.hear(tiny_network.build(SPEC, fold), known[fold::3]).evidence[0]
+        for fold in range(3)
+    ]
+    expected = [
+        calibrate.temperature.fit(one + other)
+        for one, other in ((heard[1], heard[2]), (heard[0], heard[2]), (heard[0], heard[1]))
+    ]
+    assert temperatures == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_manifest_that_has_gone_is_one_line(make_run, tmp_path, capsys):
+    run = make_run(tmp_path / "run", USUAL)
+    (run / "config.json").write_text(json.dumps({"data": "/nowhere/manifest.csv"}))
+    with pytest.raises(SystemExit) as left:
+        calibrate.main([str(run)])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

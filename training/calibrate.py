@@ -1,0 +1,221 @@
+"""Fits temperatures and learns post-processing on cases that the network did not learn from.
+
+    python -m training.calibrate runs/NAME
+    python -m training.calibrate runs/NAME --cleaning none --calibration none
+
+training.run does it at its end; this does it anew for a finished run, in the time of one
+evaluation of its validation split. What is found goes into spec.json, so evaluation and export
+follow it; what it gained goes into config.json and model_card.md.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from rich import console as rich_console
+
+from data_pipeline import quiet_tensorflow  # noqa: F401 - before TensorFlow is imported
+
+# isort: split
+
+from data_pipeline import cases as case_files
+from data_pipeline import inference, split
+from data_pipeline.cases import Case
+from data_pipeline.errors import InputError, one_line_for_bad_input
+from data_pipeline.spec import InputSpec
+from models import members, segmenter
+from models.segmenter import Network
+from training import cleanup, record, temperature
+from training.cleanup import Outlined
+from training.config import CALIBRATION, CLEANING
+from training.temperature import Evidence
+
+MOST_CASES = 200  # of a split, spread over it: enough for a number a label
+
+_SWITCHED_OFF = "switched off"
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What a network said of some cases."""
+
+    evidence: tuple[Evidence, ...]  # a label
+    outlined: tuple[Outlined, ...]  # a case
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A spec with what was learnt, and what config.json says of how."""
+
+    spec: InputSpec
+    told: dict[str, Any]
+
+
+def hear(network: Network, cases: Sequence[Case]) -> Heard:
+    """Asks a network for up to MOST_CASES cases, without temperature and cleaning.
+
+    Raises:
+      InputError: naming a case that cannot be read.
+    """
+    spec = network.spec
+    evidence = tuple(Evidence() for _ in spec.labels)
+    outlined = []
+    count = min(len(cases), MOST_CASES)
+    for case in [cases[i * len(cases) // count] for i in range(count)]:
+        scan = case_files.read_scan(case)
+        truth = case_files.read_mask(case, spec.labels, scan.shape)
+        values = network.probabilities(scan)
+        found = inference.mask(values, spec).planes
+        true = [truth.plane(label) for label in spec.labels]
+        for one, said, plane in zip(evidence, values, true, strict=True):
+            if plane is not None:
+                one.add(said, plane)
+        outlined.append(Outlined.of(case.patient, found, true))
+    return Heard(evidence, tuple(outlined))
+
+
+def learn(
+    network: Network, cases: Sequence[Case], *, calibration: str = "fit", cleaning: str = "learn"
+) -> Fitted:
+    """Returns what the validation cases of a network teach.
+
+    Args:
+      network: trained; temperatures and cleaning of its spec are forgotten.
+      cases: not trained on; without any, nothing is learnt.
+      calibration: one of config.CALIBRATION.
+      cleaning: one of config.CLEANING.
+    """
+    spec = _plain(network.spec)
+    if not cases or (calibration, cleaning) == ("none", "none"):
+        return Fitted(spec, {"learnt_from": _SWITCHED_OFF if cases else "no validation split"})
+    heard = hear(_asked(network), cases)
+    told: dict[str, Any] = {"learnt_from": f"{len(heard.outlined)} validation cases"}
+    if calibration == "fit":
+        found = [temperature.fit(one) if one.cases else 1.0 for one in heard.evidence]
+        told["calibration"] = _gains(spec.labels, heard.evidence, found)
+        spec = dataclasses.replace(spec, temperatures=(tuple(found),))
+    if cleaning == "learn":
+        spec, tried = cleanup.learn(heard.outlined, spec)
+        told["cleaning"] = [dataclasses.asdict(change) for change in tried]
+    return Fitted(spec, told)
+
+
+def learn_folds(networks: Sequence[Network], held_out: Sequence[Sequence[Case]]) -> list[Fitted]:
+    """Returns what the held-out cases of a cross-validation teach.
+
+    The temperatures of a fold come from the cases that the other folds held out, so that the
+    cases it is scored on have no part in them. Post-processing is not learnt: there are no
+    cases left on which its choice would not flatter.
+    """
+    heard = [hear(_asked(n), c).evidence for n, c in zip(networks, held_out, strict=True)]
+    fitted = []
+    for number, network in enumerate(networks):
+        others = [one for index, one in enumerate(heard) if index != number]
+        pooled = [sum(parts[1:], parts[0]) for parts in zip(*others, strict=True)]
+        found = [temperature.fit(one) if one.cases else 1.0 for one in pooled]
+        told = {
+            "learnt_from": "cases held out by the other folds; gains are on this fold's own",
+            "calibration": _gains(network.spec.labels, heard[number], found),
+        }
+        spec = dataclasses.replace(_plain(network.spec), temperatures=(tuple(found),))
+        fitted.append(Fitted(spec, told))
+    return fitted
+
+
+def _plain(spec: InputSpec) -> InputSpec:
+    return dataclasses.replace(spec, temperatures=(), cleaning=())
+
+
+def _asked(network: Network) -> Network:
+    return Network(network.network, _plain(network.spec))
+
+
+def _gains(
+    labels: Sequence[str], evidence: Sequence[Evidence], found: Sequence[float]
+) -> dict[str, Any]:
+    return {
+        label: {
+            "temperature": value,
+            "cases": one.cases,
+            "nll": [round(one.nll(), 5), round(one.nll(value), 5)],
+            "ece": [round(one.expected_error(), 5), round(one.expected_error(value), 5)],
+        }
+        for label, one, value in zip(labels, evidence, found, strict=True)
+        if one.cases
+    }
+
+
+def again(
+    directories: Sequence[pathlib.Path],
+    known: Sequence[Case],
+    *,
+    folds: bool,
+    calibration: str = "fit",
+    cleaning: str = "learn",
+) -> list[Fitted]:
+    """Learns for finished networks and writes it into their directories.
+
+    Args:
+      directories: of one run, or of the folds of a cross-validation.
+      known: the manifest they were trained from.
+      folds: whether they are folds.
+      calibration: one of config.CALIBRATION.
+      cleaning: one of config.CLEANING; nothing is learnt from folds.
+
+    Raises:
+      InputError: if the cases are not in the manifest, or cannot be read.
+    """
+    networks = [segmenter.load(directory) for directory in directories]
+    if not folds:
+        cases = _part(known, directories[0], "validation")
+        fitted = [learn(networks[0], cases, calibration=calibration, cleaning=cleaning)]
+    elif calibration == "fit":
+        fitted = learn_folds(networks, [_part(known, d, "test") for d in directories])
+    else:
+        fitted = [Fitted(_plain(n.spec), {"learnt_from": _SWITCHED_OFF}) for n in networks]
+    for directory, one in zip(directories, fitted, strict=True):
+        unfinished = directory / ".spec.json"
+        one.spec.save(unfinished)
+        unfinished.replace(directory / "spec.json")
+        record.restate(directory, one.spec, one.told)
+    return fitted
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags, learns, and says what was gained."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.calibrate", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("run", type=pathlib.Path, help="a finished run, runs/NAME")
+    parser.add_argument("--calibration", choices=CALIBRATION, default=CALIBRATION[0])
+    parser.add_argument("--cleaning", choices=CLEANING, default=CLEANING[0])
+    parser.add_argument("--data", type=pathlib.Path, help="where the run's manifest is now")
+    flags = parser.parse_args(argv)
+    console = rich_console.Console(highlight=False, soft_wrap=True)
+    with one_line_for_bad_input():
+        directories = members.directories([flags.run])
+        fitted = again(
+            directories,
+            case_files.load(flags.data or record.manifest_of(directories[0])),
+            folds=directories != (flags.run,),
+            calibration=flags.calibration,
+            cleaning=flags.cleaning,
+        )
+    for directory, one in zip(directories, fitted, strict=True):
+        console.print(f"{directory}", *record.gains(one.told), sep="\n  ")
+
+
+def _part(known: Sequence[Case], directory: pathlib.Path, name: str) -> list[Case]:
+    splits = split.load(directory / "splits.csv")
+    part = [case for case in known if splits.get(case.id) == name]
+    if name in splits.values() and not part:
+        raise InputError(
+            f"the manifest has none of the {name} cases of {directory}; say where with --data"
+        )
+    return part
+
+
+if __name__ == "__main__":
+    main()
