@@ -7,8 +7,7 @@ from data_pipeline import cases, remote
 from data_pipeline import labels as known_labels
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
-from evaluation import ensembles as several
-from evaluation import entrants, runs
+from evaluation import ensembles, entrants, runs
 from evaluation.entrants import Classical, Entrant, MaskFolder
 from evaluation.runs import Run
 
@@ -23,7 +22,7 @@ def enter(
     modality: str | None = None,
     labels: str | None = None,
     *,
-    ensembles: Sequence[str] = (),
+    averaged: Sequence[str] = (),
     tta: str | None = None,
 ) -> tuple[list[Entrant], pathlib.Path]:
     """Returns the entrants in the order given, and the manifest to score them on.
@@ -37,7 +36,7 @@ def enter(
       data: the manifest.
       modality: XR or CT.
       labels: what is outlined.
-      ensembles: runs that answer together, as NAME=RUN,RUN.
+      averaged: runs that answer together, as NAME=RUN,RUN.
       tta: test-time augmentation of all runs instead of their own, one of tta.CHOICES.
 
     Raises:
@@ -45,9 +44,9 @@ def enter(
     """
     classical = _classical()
     given = [None if name in classical else runs.load(_directory(name), tta) for name in models]
-    together = [_ensemble(text, tta) for text in ensembles]
+    together = [_ensemble(text, tta) for text in averaged]
     first = next((run for run in [*given, *together] if run is not None), None)
-    if not models and not masks and not ensembles:
+    if not models and not masks and not averaged:
         raise InputError(
             f"nothing to score: name run directories, {' or '.join(classical)}, or --masks DIR"
         )
@@ -81,7 +80,7 @@ def _ensemble(text: str, tta: str | None) -> Run:
     paths = [part.strip() for part in listed.split(",") if part.strip()]
     if not name or len(paths) < 2:
         raise InputError(f"--ensemble takes NAME=RUN,RUN with two runs or more; got {text}")
-    return several.load(name, [_directory(path) for path in paths], tta)
+    return ensembles.load(name, [_directory(path) for path in paths], tta)
 
 
 def _directory(name: str) -> pathlib.Path:

@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         settings.data,
         settings.modality,
         settings.labels,
-        ensembles=settings.ensembles,
+        averaged=settings.ensembles,
         tta=settings.tta,
     )
     manifest = cases.load(manifest_path)

@@ -73,7 +73,7 @@ def _introduce(network: Network, console: rich_console.Console) -> None:
     if passes > 1:
         console.print(
             f"{passes:.3g} times the arithmetic of one network an answer: {count} network"
-            f"{'s' * (count > 1)}, {len(spec.flips)} mirrored views, sizes {(1.0, *spec.scales)}"
+            f"{'s' * (count > 1)}, mirrored views: {len(spec.flips)}, sizes: {(1.0, *spec.scales)}"
         )
     if spec.cleaning:
         console.print(

@@ -99,11 +99,11 @@ def test_an_ensemble_answers_as_the_network_that_is_exported(make_run, manifest)
 
 def test_ensembles_are_named_on_the_command_line(make_run, manifest):
     a, b = make_run("a", A), make_run("b", A, seed=1)
-    found, path = entering.enter([str(a)], ensembles=[f"both={a},{b}"], tta="none")
+    found, path = entering.enter([str(a)], averaged=[f"both={a},{b}"], tta="none")
     assert [one.name for one in found] == ["a", "both"]
     assert path == manifest
     for wrong in ("both", f"both={a}", f"={a},{b}"):
         with pytest.raises(InputError, match=r"--ensemble takes NAME=RUN,RUN"):
-            entering.enter([], ensembles=[wrong])
+            entering.enter([], averaged=[wrong])
     with pytest.raises(InputError, match=r"is twice in the ensemble both"):
-        entering.enter([], ensembles=[f"both={a},{a}"])
+        entering.enter([], averaged=[f"both={a},{a}"])

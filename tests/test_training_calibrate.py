@@ -11,7 +11,8 @@ from data_pipeline import cases, split
 from data_pipeline import spec as specs
 from data_pipeline.spec import Cleaning, InputSpec
 from models import segmenter
-from training import calibrate
+from training import calibrate, plan
+from training.config import TrainConfig
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -106,6 +107,15 @@ def test_a_folds_temperature_comes_from_what_the_others_held_out(make_run, tmp_p
         for one, other in ((heard[1], heard[2]), (heard[0], heard[2]), (heard[0], heard[1]))
     ]
     assert temperatures == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("choice", "flips", "scales"),
+    [("auto", (), ()), ("flips", ((1,),), ()), ("flips+scales", ((1,),), (0.8, 1.25))],
+)
+def test_a_run_is_asked_as_its_flags_say(choice, flips, scales, phantoms, tmp_path):
+    [planned] = plan.make(TrainConfig(data=phantoms, runs=tmp_path, tta=choice))
+    assert (planned.spec.flips, planned.spec.scales) == (flips, scales)
 
 
 def test_a_manifest_that_has_gone_is_one_line(make_run, tmp_path, capsys):
