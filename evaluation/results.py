@@ -19,7 +19,6 @@ from data_pipeline import write as data_write
 from data_pipeline.cases import Case
 from evaluation import (
     boundary,
-    calibration,
     case_level,
     curves,
     dashboard,
@@ -40,6 +39,7 @@ from evaluation.score import CaseScore, LabelScore
 from evaluation.scoring import Outcome
 from evaluation.selection import Trial
 from evaluation.summary import Summary
+from models import calibration
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "opencv-python-headless")
 

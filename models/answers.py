@@ -83,31 +83,47 @@ class Resized:
 
     def __init__(self, network: keras.Model, scale: float) -> None:
         """Takes a network from [0, 1] to probabilities, and the size of its tile in tiles."""
-        self._tile = network.input_shape[1:-1]
-        self._extent = tuple(max(1, int(side * scale + 0.5)) for side in self._tile)
-        factors = _factors(network)
-        self._padded = tuple(
-            -(-side // factor) * factor for side, factor in zip(self._extent, factors, strict=True)
-        )
-        inputs = keras.Input((*self._padded, network.input_shape[-1]))
+        *tile, channels = network.input_shape[1:]
+        extent = [max(1, int(side * scale + 0.5)) for side in tile]
+        padded = [
+            -(-side // factor) * factor
+            for side, factor in zip(extent, _factors(network), strict=True)
+        ]
+        axes = list(zip(tile, extent, padded, strict=True))
+        self._there = [_weights(side, size, whole) for side, size, whole in axes]
+        self._back = [_weights(whole, side, side, used=size) for side, size, whole in axes]
         # The layers themselves and their weights, not copies of them.
         self._network = keras.models.clone_model(
-            network, input_tensors=inputs, clone_function=lambda layer: layer
+            network,
+            input_tensors=keras.Input((*padded, channels)),
+            clone_function=lambda layer: layer,
         )
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """As the network itself: (n, *tile, channels) to (n, *tile, labels)."""
-        before = [(p - e) // 2 for p, e in zip(self._padded, self._extent, strict=True)]
-        after = [p - e - b for p, e, b in zip(self._padded, self._extent, before, strict=True)]
-        margins = [(0, 0), *zip(before, after, strict=True), (0, 0)]
-        # Not tf.pad: with oneDNN, TensorFlow (2.16 to 2.21) drops a Pad in front of a Conv3D of
-        # padding "same" from a graph, and answers for the image without its margins.
-        padded = tf.raw_ops.PadV2(
-            input=resampled(images, self._extent), paddings=margins, constant_values=0.0
-        )
-        answer = self._network(padded, training=False)
-        inner = (slice(b, b + e) for b, e in zip(before, self._extent, strict=True))
-        return resampled(answer[(slice(None), *inner)], self._tile)
+        shown = weighted(images, self._there)
+        return weighted(self._network(shown, training=False), self._back)
+
+
+def _weights(before: int, size: int, after: int, used: int | None = None) -> np.ndarray:
+    """Returns what resamples the middle of an axis, without its margins, to one with margins.
+
+    Margins are made and cut by weights of zero, not by tf.pad: with oneDNN, TensorFlow (2.16 to
+    2.21) drops a Pad in front of a Conv3D of padding "same" from a graph.
+
+    Args:
+      before: pixels of the axis.
+      size: pixels that the image becomes.
+      after: pixels of the axis with new margins.
+      used: pixels of the axis that are image, in its middle; all by default.
+    """
+    used = before if used is None else used
+    first, start = (before - used) // 2, (after - size) // 2
+    weights = np.zeros((after, before))
+    weights[start : start + size, first : first + used] = geometry.axis_weights(
+        np.arange(used, dtype=np.float64), np.arange(size, dtype=np.float64)
+    )
+    return weights
 
 
 def _factors(network: keras.Model) -> tuple[int, ...]:
@@ -118,24 +134,22 @@ def _factors(network: keras.Model) -> tuple[int, ...]:
         for layer in network.layers
         if isinstance(layer.output, keras.KerasTensor) and len(layer.output.shape) == len(tile) + 2
     }
-    # A level of one pixel is a mean over the whole image, which any size has.
-    sides = [[level[axis] for level in levels if max(level) > 1] for axis in range(len(tile))]
-    return tuple(side // min(found) for side, found in zip(tile, sides, strict=True))
+    # After a global mean one pixel is no level: any size has it.
+    if any(type(layer).__name__.startswith("Global") for layer in network.layers):
+        levels = {level for level in levels if max(level) > 1}
+    return tuple(side // min(level[axis] for level in levels) for axis, side in enumerate(tile))
 
 
-def resampled(values: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-    """Resamples (n, *sides, channels) by the weights of geometry.resample; float32.
+def weighted(values: tf.Tensor, weights: Sequence[np.ndarray]) -> tf.Tensor:
+    """Resamples (n, *sides, channels) by a matrix (pixels out, pixels in) an axis; float32.
 
     Sums are in float64, so that their order does not matter to a float32. Values are not
     rounded to the multiples of 2**-16 of data_pipeline.geometry: that would make a difference
     in the last bit of a network's answer, as another machine has it, a hundred times larger.
     """
     result = tf.cast(values, tf.float64)
-    rank = len(result.shape)
-    for axis, side in enumerate(shape, start=1):
-        weights = geometry.axis_weights(
-            np.arange(result.shape[axis], dtype=np.float64), np.arange(side, dtype=np.float64)
-        )
-        summed = tf.tensordot(result, tf.constant(weights), axes=[[axis], [1]])
-        result = tf.transpose(summed, [*range(axis), rank - 1, *range(axis, rank - 1)])
+    last = len(result.shape) - 1
+    for axis, matrix in enumerate(weights, start=1):
+        summed = tf.tensordot(result, tf.constant(matrix), axes=[[axis], [1]])
+        result = tf.transpose(summed, [*range(axis), last, *range(axis, last)])
     return tf.cast(result, tf.float32)

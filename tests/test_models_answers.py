@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_network
 
 from data_pipeline import geometry, tta
@@ -41,31 +42,47 @@ def test_certain_answers_stay_finite():
     np.testing.assert_allclose(found, [[1 / 1001], [1000 / 1001]], rtol=1e-2)
 
 
-@pytest.mark.parametrize("shape", [(20, 27), (6, 9, 13)])
-def test_images_are_resized_as_geometry_resizes_scans(shape):
-    sides = (8, 12, 16)[: len(shape)]
-    values = np.random.default_rng(1).random((2, *sides, 3), np.float32)
-    found = answers.resampled(values, shape)
-    for one, expected in zip(found, values, strict=True):
-        np.testing.assert_allclose(one, geometry.resample(expected, shape), atol=1e-7)
+def resized(images, extent, padded):
+    """Resamples each image by geometry and centres it on black, as a NumPy loop."""
+    shown = np.zeros((len(images), *padded, images.shape[-1]))
+    before = [(p - e) // 2 for p, e in zip(padded, extent, strict=True)]
+    inner = tuple(slice(b, b + e) for b, e in zip(before, extent, strict=True))
+    for one, image in zip(shown, images, strict=True):
+        one[inner] = geometry.resample(image, extent)
+    return shown, inner
 
 
-@pytest.mark.parametrize("scale", [0.8, 1.25])
-def test_a_resized_view_is_what_the_same_weights_say_of_the_resized_and_padded_image(scale):
-    network = unet.build(PLAIN, (4, 4))  # sides must be multiples of 4
-    images = tiles(PLAIN)
-    side = {0.8: 26, 1.25: 40}[scale]  # 25.6 and 40 pixels; 26 needs padding to 28
-    padded = -(-side // 4) * 4
-    before = (padded - side) // 2
-    shown = np.zeros((2, padded, padded, 1), np.float32)
-    inner = slice(before, before + side)
-    shown[:, inner, inner] = answers.resampled(images, (side, side))
-    other = unet.build(dataclasses.replace(PLAIN, shape=(padded, padded)), (4, 4))
+@pytest.mark.parametrize(
+    ("shape", "scale", "extent", "padded"),
+    [
+        ((32, 32), 0.8, (26, 26), (28, 28)),  # 25.6 pixels; sides must be multiples of 4
+        ((32, 32), 1.25, (40, 40), (40, 40)),
+        ((8, 16, 16), 1.25, (10, 20, 20), (12, 20, 20)),
+    ],
+)
+def test_a_resized_view_is_what_the_same_weights_say_of_the_resized_and_padded_image(
+    shape, scale, extent, padded
+):
+    spec = dataclasses.replace(PLAIN, shape=shape)
+    network = unet.build(spec, (4, 4))
+    other = unet.build(dataclasses.replace(spec, shape=padded), (4, 4))
     other.set_weights(network.get_weights())
-    said = other(shown, training=False)[:, inner, inner]
-    expected = answers.resampled(said, (32, 32))
-    found = answers.Resized(network, scale)(images)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    images = tiles(spec)
+    shown, inner = resized(images, extent, padded)
+    said = np.asarray(other(shown.astype(np.float32), training=False))
+    expected = [geometry.resample(one[inner], shape) for one in said]
+    view = answers.Resized(network, scale)
+    np.testing.assert_allclose(view(images), expected, atol=1e-6)
+    # In a graph TensorFlow rewrites what it finds, which it did wrongly for padded volumes.
+    np.testing.assert_allclose(tf.function(view)(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("used", [32, 64])
+def test_a_network_whose_coarsest_level_is_one_pixel_is_resized_too(used):
+    spec = dataclasses.replace(PLAIN, shape=(used, used))
+    network = unet.build(spec, (2, 2, 2, 2, 2))
+    assert answers._factors(network) == (32, 32)
+    assert answers.Resized(network, 1.25)(tiles(spec)).shape == (2, used, used, 1)
 
 
 def test_views_are_averaged_and_only_then_calibrated():
