@@ -52,6 +52,26 @@ def bucket(local):
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def google(local, tmp_path_factory):
+    """The same bucket where gs:// leads to, on this machine."""
+    pytest.importorskip("tensorflow_io", reason="object storage is read in the tfio lane")
+    import fake_gcs
+
+    objects = {
+        f"chest/{file.relative_to(local)}": file.read_bytes()
+        for file in local.rglob("*")
+        if file.is_file()
+    }
+    server, told = fake_gcs.start(tmp_path_factory.mktemp("google"), objects)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        yield objects
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_path_keeps_its_bucket_and_is_told_as_it_was_written():
     assert remote.is_remote(REMOTE)
     assert remote.name(REMOTE) == "s3://chest/xray/manifest.csv"
@@ -124,6 +144,26 @@ def test_what_cannot_be_read_is_told_by_its_remote_name(bucket):
     bucket.put_object(Bucket="chest", Key="broken.png", Body=b"no image")
     with pytest.raises(InputError, match=r"^s3://chest/broken\.png "):
         read.scan(pathlib.Path("s3://chest/broken.png"), "XR")
+
+
+def test_a_manifest_in_google_cloud_storage_gives_the_frames_of_the_local_one(
+    google, local, tmp_path
+):
+    there = cases.load(pathlib.Path("gs://chest/xray/manifest.csv"))
+    assert remote.name(there[0].image) == "gs://chest/xray/images/0.png"
+    here = frames.open_store(cases.load(local / "xray"), SPEC, tmp_path / "here")
+    store = frames.open_store(there, SPEC, tmp_path / "there")
+    for number in range(12):
+        np.testing.assert_array_equal(here.image(number), store.image(number))
+        np.testing.assert_array_equal(here.target(number), store.target(number))
+
+
+def test_a_series_in_google_cloud_storage_is_read_as_its_folder(google, local):
+    here = read.scan(local / "ct", "CT")
+    there = read.scan(pathlib.Path("gs://chest/ct"), "CT")
+    np.testing.assert_array_equal(here.voxels, there.voxels)
+    with pytest.raises(InputError, match=r"^gs://chest/no\.png does not exist"):
+        read.scan(pathlib.Path("gs://chest/no.png"), "XR")
 
 
 def test_few_copies_lie_here_at_once_and_none_afterwards(bucket, monkeypatch, tmp_path):
