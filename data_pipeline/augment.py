@@ -45,7 +45,11 @@ NONE = Policy(
 
 
 def augment(
-    image: tf.Tensor, target: tf.Tensor, seed: tf.Tensor, policy: Policy
+    image: tf.Tensor,
+    target: tf.Tensor,
+    seed: tf.Tensor,
+    policy: Policy,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Augments one sample.
 
@@ -54,13 +58,19 @@ def augment(
       target: float32 (*shape, labels), shares of foreground; moved exactly as the image is.
       seed: int32 (2,): the run's seed and the sample's number.
       policy: how far.
+      shape: of the result, if that is only the middle of the sample; what a rotation or a
+        smaller scale brings in from around it is then the image's and not blank.
 
     Returns:
-      The image, again in [0, 1], and the target. What comes from beyond the tile is 0.
+      The image, again in [0, 1], and the target. What comes from beyond the sample is 0.
     """
-    shape = image.shape[:-1]
+    sample = tuple(image.shape[:-1])
+    shape = shape or sample
     draws = _draw(len(shape), seed, policy)
     coordinates = _coordinates(shape, draws, policy)
+    if shape != sample:
+        margins = [(n - s) / 2 for n, s in zip(sample, shape, strict=True)]
+        coordinates += np.asarray(margins, np.float32).reshape(-1, *[1] * len(shape))
     # One after the other: joining and parting them takes longer than a second call.
     moved = warp(image, coordinates)
     return _recolour(moved, draws, seed, policy), warp(target, coordinates)

@@ -1,73 +1,144 @@
 """Decoded frames on disk: each case is read once, and the second epoch never decodes.
 
-A frame is what inference shows the network (data_pipeline.inference.frames), already
-normalised; its targets lie beside it. Both are memory-mapped flat files, so memory stays flat
-however many cases there are, and any frame is one seek away, in any order.
+A case is kept as what inference shows the network (data_pipeline.inference.frame_slices),
+already normalised, with its targets and where its foreground lies. All of it lies in flat,
+memory-mapped files, so memory stays flat however many cases there are, and any tile is one seek
+away, in any order. A network of slices and one that also looks at their neighbours share it.
 """
 
-import dataclasses
+import contextlib
 import hashlib
+import itertools
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
+from data_pipeline import cache as caches
 from data_pipeline import cases as case_files
-from data_pipeline import inference, intensity, read, remote
+from data_pipeline import geometry, inference, intensity, places, read, remote, tiles
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
+from data_pipeline.scan import Mask
 from data_pipeline.spec import InputSpec
 
 # Stored targets: share of foreground in a pixel, 0..FULL; NOT_ANNOTATED where nobody looked.
 FULL = 254
 NOT_ANNOTATED = 255
 
-_FORMAT = 2  # of the files; part of the cache's name
+_FORMAT = 3  # of the files; part of the store's name
 
+# A row of whole numbers a case: of its first pixel, of slices, rows and columns, and of where
+# each label's places begin, the last label's end after them.
+_INDEX, _IMAGES, _TARGETS, _PLACES = "index.i64", "images.f16", "targets.u8", "places.u32"
+_IDS = "cases.jsonl"
+_START, _SHAPE, _BOUNDS = 0, slice(1, 4), 4
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """Where one frame lies in the store."""
+# Of the spec, what changes a frame; neighbours are other frames, and the rest is about answers.
+_SHOWN = (
+    "modality", "labels", "shape", "units", "frame", "spacing_mm",
+    "window", "percentiles", "denoise", "clahe",
+)  # fmt: skip
 
-    case_id: str
-    shape: tuple[int, ...]  # of the frame, without channels
-    start: int  # of its first pixel, in pixels
+Block = tuple[int, int, int]  # slices, rows, columns
 
 
 class Store:
     """Frames of some cases, memory-mapped.
 
+    A network of slices has a frame a slice, one of volumes a frame a case.
+
     Attributes:
-      entries: one a frame; one a slice where a 2D network is shown volumes.
+      ids: of the cases.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.entries = [Entry(e[0], tuple(e[1]), e[2]) for e in index["entries"]]
-        self._images = np.memmap(folder / "images.f16", np.float16, "r")
-        self._targets = np.memmap(folder / "targets.u8", np.uint8, "r")
-        self._channels, self._labels = index["channels"], index["labels"]
+    def __init__(self, folder: pathlib.Path, spec: InputSpec) -> None:
+        # As long as this object lives nobody prunes the folder.
+        weakref.finalize(self, os.close, caches.hold(folder))
+        self._neighbours, self._labels = spec.neighbours, len(spec.labels)
+        self._is_3d = len(spec.shape) == 3
+        with (folder / _IDS).open(encoding="utf-8") as lines:
+            self.ids: list[str] = [json.loads(line) for line in lines]
+        self._index = _mapped(folder / _INDEX, np.int64).reshape(len(self.ids), -1)
+        self._images = _mapped(folder / _IMAGES, np.float16)
+        self._targets = _mapped(folder / _TARGETS, np.uint8)
+        self._places = _mapped(folder / _PLACES, np.uint32)
+        slices = self._index[:, _SHAPE.start]
+        counts = np.ones_like(slices) if self._is_3d else slices
+        self._first = np.concatenate([[0], np.cumsum(counts)])  # the first frame of each case
 
     def __len__(self) -> int:
         """Returns how many frames there are."""
-        return len(self.entries)
+        return int(self._first[-1])
+
+    def where(self, number: int) -> tuple[int, int]:
+        """Returns which case a frame belongs to, and which of its slices it is (0 if 3D)."""
+        case = int(np.searchsorted(self._first, number, side="right")) - 1
+        return case, number - int(self._first[case])
+
+    def case_ids(self) -> Iterator[str]:
+        """Yields the id of the case of each frame."""
+        for case, count in enumerate(np.diff(self._first).tolist()):
+            yield from (self.ids[case] for _ in range(count))
+
+    def shape(self, case: int) -> Block:
+        """Returns the sides of a case on the network's frame."""
+        slices, rows, cols = self._index[case, _SHAPE].tolist()
+        return slices, rows, cols
+
+    def places(self, case: int) -> list[np.ndarray]:
+        """Returns some voxels of each label that has any, as positions in the flat frame."""
+        bounds = self._index[case, _BOUNDS:].tolist()
+        kept = (self._places[a:b] for a, b in itertools.pairwise(bounds))
+        return [one for one in kept if len(one)]
+
+    def tile(self, case: int, corner: Block, sides: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a tile of a case with its targets; beyond the frame both are 0.
+
+        Returns:
+          float16 (*sides, channels) in [0, 1] and uint8 (*sides, labels), see FULL and
+          NOT_ANNOTATED. A network of slices has sides (1, rows, cols) and gets (rows, cols).
+        """
+        image, target = self._volume(case)
+        target = tiles.cut_padded(target, corner, sides)
+        if self._is_3d:
+            return tiles.cut_padded(image, corner, sides)[..., None], target
+        around = inference.with_neighbours(corner[0], 1, self._neighbours, len(image))
+        seen = [tiles.cut_padded(image[index], corner[1:], sides[1:]) for index in around]
+        return np.stack(seen, axis=-1), target[0]
 
     def image(self, number: int) -> np.ndarray:
-        """Returns a frame in [0, 1]: float16 (*frame, channels)."""
-        return self._cut(self._images, number, self._channels)
+        """Returns a whole frame in [0, 1]: float16 (*frame, channels)."""
+        return self._whole(number)[0]
 
     def target(self, number: int) -> np.ndarray:
         """Returns its targets: uint8 (*frame, labels), see FULL and NOT_ANNOTATED."""
-        return self._cut(self._targets, number, self._labels)
+        return self._whole(number)[1]
 
-    def _cut(self, flat: np.ndarray, number: int, depth: int) -> np.ndarray:
-        entry = self.entries[number]
-        size = int(np.prod(entry.shape))
-        return flat[entry.start * depth :][: size * depth].reshape(*entry.shape, depth)
+    def _whole(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        case, index = self.where(number)
+        slices, rows, cols = self.shape(case)
+        return self.tile(case, (index, 0, 0), (slices if self._is_3d else 1, rows, cols))
+
+    def _volume(self, case: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all of a case, mapped: (slices, rows, cols) and (slices, rows, cols, labels)."""
+        start, shape, labels = int(self._index[case, _START]), self.shape(case), self._labels
+        size = int(np.prod(shape))
+        targets = self._targets[start * labels :][: size * labels]
+        return self._images[start:][:size].reshape(shape), targets.reshape(*shape, labels)
+
+
+def _mapped(path: pathlib.Path, dtype: type[np.generic]) -> np.ndarray:
+    # Cutting a plain array is several times faster than cutting a np.memmap.
+    size = path.stat().st_size  # where no frame is cut there are no places: nothing can be mapped
+    return np.asarray(np.memmap(path, dtype, "r")) if size else np.empty(0, dtype)
 
 
 def open_store(
@@ -75,6 +146,7 @@ def open_store(
     spec: InputSpec,
     cache: pathlib.Path,
     progress: Callable[[Iterable[Case]], Iterable[Case]] = iter,
+    most_bytes: float = caches.MOST_BYTES,
 ) -> Store:
     """Returns the frames of `cases`, reading from the cache what an earlier run left there.
 
@@ -83,25 +155,56 @@ def open_store(
       spec: which frames.
       cache: folder for stores; one is found again by the content of its inputs' description.
       progress: wraps the iteration over cases, for a progress bar.
+      most_bytes: what the cache may hold; when another store was written, those that nobody
+        uses go until the rest fits, the longest unused first.
 
     Raises:
       InputError: naming the case that cannot be read.
     """
     folder = cache / _fingerprint(cases, spec)
-    if not folder.exists():
-        unfinished = cache / f".{folder.name}.{os.getpid()}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        try:
+    while True:
+        known = folder.exists()
+        if not known:
             # As a case is read, tf.data fetches what of the next ones lies in object storage.
             wanted = [[c.image, *(c.mask_path(label) for label in spec.labels)] for c in cases]
             near = zip(progress(cases), remote.staged(wanted), strict=True)
-            _write((case for case, _ in near), spec, unfinished)
-            _settle(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        logging.getLogger(__name__).info("wrote %s", folder)
-    return Store(folder)
+            _write((case for case, _ in near), spec, folder)
+        try:
+            store = Store(folder, spec)
+        except caches.Pruned:
+            continue  # by another process, between these two lines
+        if not known:
+            caches.prune(cache, most_bytes)
+        return store
+
+
+def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
+    shown = [getattr(spec, name) for name in _SHOWN]
+    digest = hashlib.sha256(repr((_FORMAT, shown)).encode())
+    for case in cases:
+        files = [
+            (str(path), [(str(f), remote.stamp(f)) for f in read.files(path)] if path else [])
+            for path in (case.image, *(case.mask_path(label) for label in spec.labels))
+        ]
+        rescale = (case.rescale_slope, case.rescale_intercept)
+        values = (case.lung_values, case.infection_values)
+        digest.update(repr((case.id, files, rescale, values)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _write(cases: Iterable[Case], spec: InputSpec, folder: pathlib.Path) -> None:
+    """Writes a store; it appears whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    lock = caches.hold(unfinished)
+    try:
+        _write_cases(cases, spec, unfinished)
+        _settle(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(lock)
+    logging.getLogger(__name__).info("wrote %s", folder)
 
 
 def _settle(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
@@ -112,45 +215,47 @@ def _settle(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
             raise
 
 
-def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
-    files = [
-        (str(path), [(str(file), remote.stamp(file)) for file in read.files(path)] if path else [])
-        for case in cases
-        for path in (case.image, *(case.mask_path(label) for label in spec.labels))
-    ]
-    rescale = [
-        (c.id, c.rescale_slope, c.rescale_intercept, c.lung_values, c.infection_values)
-        for c in cases
-    ]
-    # Of the spec, what inference adds after the network does not change a frame.
-    plain = dataclasses.replace(
-        spec, flips=(), scales=(), temperatures=(), cleaning=(), conventions=()
-    )
-    shown = dataclasses.astuple(plain)
-    described = repr((_FORMAT, shown, files, rescale))
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
-
-
-def _write(cases: Iterable[Case], spec: InputSpec, folder: pathlib.Path) -> None:
-    entries: list[Entry] = []
-    start = 0
-    with (folder / "images.f16").open("wb") as images, (folder / "targets.u8").open("wb") as masks:
+def _write_cases(cases: Iterable[Case], spec: InputSpec, folder: pathlib.Path) -> None:
+    first_pixel, first_place = 0, 0
+    with contextlib.ExitStack() as stack:
+        index, images, targets, kept, ids = (
+            stack.enter_context((folder / name).open("wb"))
+            for name in (_INDEX, _IMAGES, _TARGETS, _PLACES, _IDS)
+        )
         for case in cases:
-            for frame, target in case_frames(case, spec):
-                images.write(frame.tobytes())
-                masks.write(target.tobytes())
-                entries.append(Entry(case.id, frame.shape[:-1], start))
-                start += int(np.prod(frame.shape[:-1]))
-    index = {
-        "channels": spec.channels,
-        "labels": len(spec.labels),
-        "entries": [dataclasses.astuple(entry) for entry in entries],
-    }
-    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+            found = [places.Sample(f"{case.id} {label}") for label in spec.labels]
+            shape = _write_case(case, spec, images, targets, found)
+            # Where nothing is cut there is no choice of a place.
+            is_cut = shape != inference.as_block(spec.shape)
+            voxels = [sample.voxels() if is_cut else sample.voxels()[:0] for sample in found]
+            kept.write(np.concatenate(voxels).tobytes())
+            bounds = first_place + np.cumsum([0, *map(len, voxels)])
+            index.write(np.array([first_pixel, *shape, *bounds], np.int64).tobytes())
+            ids.write(f"{json.dumps(case.id)}\n".encode())
+            first_pixel, first_place = first_pixel + math.prod(shape), bounds[-1]
 
 
-def case_frames(case: Case, spec: InputSpec) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the frames of a case with their targets, as Store keeps them.
+def _write_case(
+    case: Case, spec: InputSpec, images: BinaryIO, targets: BinaryIO, found: list[places.Sample]
+) -> Block:
+    """Appends a case to the files, adds its foreground to `found`, and returns its sides."""
+    slices, rows, cols = 0, 0, 0
+    for image, target in case_slices(case, spec):
+        images.write(image.tobytes())
+        targets.write(target.tobytes())
+        rows, cols = image.shape
+        for label, sample in enumerate(found):
+            inside = (target[..., label] > 0) & (target[..., label] != NOT_ANNOTATED)
+            sample.add(np.flatnonzero(inside) + slices * rows * cols)
+        slices += 1
+    return slices, rows, cols
+
+
+def case_slices(case: Case, spec: InputSpec) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields a case slice by slice as Store keeps it, with its targets.
+
+    Yields:
+      float16 (rows, cols) in [0, 1] and uint8 (rows, cols, labels).
 
     Raises:
       InputError: naming the case, if it cannot be read or does not suit the spec.
@@ -161,11 +266,20 @@ def case_frames(case: Case, spec: InputSpec) -> Iterator[tuple[np.ndarray, np.nd
         mask = case_files.read_mask(case, spec.labels, scan.shape)
     except InputError as error:
         raise InputError(f"case {case.id}: {error}") from error
-    per_slice = len(scan.shape) > len(spec.shape)
-    for number, (placement, frame) in enumerate(inference.frames(scan, spec)):
-        target = np.full((*placement.frame, len(spec.labels)), NOT_ANNOTATED, np.uint8)
-        planes = mask.planes[:, number] if per_slice else mask.planes
-        shares = placement.forward_mask(planes)
-        for share, label in zip(shares, mask.labels, strict=True):
-            target[..., spec.labels.index(label)] = np.rint(share * FULL)
-        yield np.asarray(intensity.normalise(frame[None], spec))[0].astype(np.float16), target
+    shares = _shares(mask, inference.place(scan, spec))
+    for frame, share in zip(inference.frame_slices(scan, spec), shares, strict=True):
+        target = np.full((*frame.shape, len(spec.labels)), NOT_ANNOTATED, np.uint8)
+        for plane, label in zip(share, mask.labels, strict=True):
+            target[..., spec.labels.index(label)] = np.rint(plane * FULL)
+        normalised = np.asarray(intensity.normalise(frame[None, ..., None], spec))
+        yield normalised[0, ..., 0].astype(np.float16), target
+
+
+def _shares(mask: Mask, placement: geometry.Placement) -> Iterator[Iterable[np.ndarray]]:
+    """Yields the share of foreground on each slice of the frame: (rows, cols) a label."""
+    if len(placement.grid) == 3:
+        yield from zip(*(placement.forward_slices(p, 0.0) for p in mask.planes), strict=True)
+    elif mask.planes.ndim == 3:
+        yield placement.forward_mask(mask.planes)
+    else:
+        yield from (placement.forward_mask(planes) for planes in np.moveaxis(mask.planes, 1, 0))

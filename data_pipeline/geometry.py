@@ -8,7 +8,10 @@ Weights are a triangle filter that widens when an image shrinks, as in tf.image.
 antialias and in Pillow's BILINEAR.
 """
 
+import collections
 import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -60,9 +63,40 @@ def resample(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return result
 
 
+def resample_slices(slices: Iterable[np.ndarray], length: int, wanted: int) -> Iterator[np.ndarray]:
+    """Resamples the first axis of a volume that comes slice by slice, as `resample` would.
+
+    Only the slices that one slice of the result is made of are held at a time.
+
+    Args:
+      slices: `length` arrays of one shape.
+      length: how many there are.
+      wanted: how many to yield.
+    """
+    if length == wanted:
+        yield from slices
+        return
+    pixels_in, pixels_out = np.arange(float(length)), np.arange(float(wanted))
+    source = iter(slices)
+    held: collections.deque[np.ndarray] = collections.deque()
+    first = 0  # which slice held[0] is
+    for row in axis_weights(pixels_in, pixels_out):
+        used = np.flatnonzero(row)
+        missing = int(used[-1]) + 1 - first - len(held)
+        held.extend(one.astype(np.float64) for one in itertools.islice(source, max(0, missing)))
+        while first < used[0]:
+            held.popleft()
+            first += 1
+        yield sum(row[index] * held[index - first] for index in used)
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a scan's grid lies on the frame that a network is shown."""
+    """Where a scan's grid lies on the frame that a network is shown.
+
+    Volumes are brought over slice by slice, so that one of any length takes little memory
+    beyond itself and what is made of it.
+    """
 
     grid: tuple[int, ...]  # of the scan: (rows, cols) or (slices, rows, cols)
     extent: tuple[int, ...]  # the scan's size on the frame
@@ -71,16 +105,7 @@ class Placement:
 
     def forward(self, voxels: np.ndarray) -> np.ndarray:
         """Brings voxels from the grid onto the frame; float32, margins at the lowest voxel."""
-        lowest = voxels.min()
-        frame = np.full(self.frame, lowest, np.float32)
-        frame[self._inside()] = resample(voxels, self.extent)
-        return frame
-
-    def backward(self, probabilities: np.ndarray) -> np.ndarray:
-        """Brings probabilities (*frame, labels) onto the grid; float32 (labels, *grid)."""
-        quantised = np.rint(probabilities[self._inside()].astype(np.float64) * PROBABILITY_ONE)
-        on_grid = resample(quantised, self.grid) / PROBABILITY_ONE
-        return np.moveaxis(on_grid, -1, 0).astype(np.float32)
+        return self._brought(voxels, float(voxels.min()))
 
     def forward_mask(self, planes: np.ndarray) -> np.ndarray:
         """Brings bool planes (labels, *grid) onto the frame; share of foreground, float32.
@@ -88,10 +113,53 @@ class Placement:
         The share is kept rather than a threshold of it: it is the honest training target for
         a pixel that covers several of the mask's.
         """
-        frame = np.zeros((len(planes), *self.frame), np.float32)
-        for target, plane in zip(frame, planes, strict=True):
-            target[self._inside()] = resample(plane, self.extent)
+        return np.stack([self._brought(plane, 0.0) for plane in planes])
+
+    def backward(self, probabilities: np.ndarray) -> np.ndarray:
+        """Brings probabilities (*frame, labels) onto the grid; float32 (labels, *grid)."""
+        if len(self.grid) == 3:
+            return np.stack(list(self.backward_slices(probabilities)), axis=1)
+        quantised = np.rint(probabilities[self._inside()].astype(np.float64) * PROBABILITY_ONE)
+        on_grid = resample(quantised, self.grid) / PROBABILITY_ONE
+        return np.moveaxis(on_grid, -1, 0).astype(np.float32)
+
+    def forward_slices(self, slices: Iterable[np.ndarray], margin: float) -> Iterator[np.ndarray]:
+        """Yields the slices of a volume's frame, float32 (rows, cols).
+
+        Args:
+          slices: those of the grid.
+          margin: the value around the volume.
+        """
+        plane, before = self._plane(), self.offset[0]
+        inside = resample_slices(slices, self.grid[0], self.extent[0])
+        blank = np.full(plane.frame, margin, np.float32)
+        yield from itertools.repeat(blank, before)
+        yield from (plane._brought(one, margin) for one in inside)
+        yield from itertools.repeat(blank, self.frame[0] - before - self.extent[0])
+
+    def backward_slices(self, slices: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields probabilities on a volume's grid, slice by slice: float32 (labels, rows, cols).
+
+        Args:
+          slices: those of the frame, (rows, cols, labels).
+        """
+        inside = itertools.islice(slices, self.offset[0], self.offset[0] + self.extent[0])
+        quantised = (np.rint(one.astype(np.float64) * PROBABILITY_ONE) for one in inside)
+        plane = self._plane()
+        for one in resample_slices(quantised, self.extent[0], self.grid[0]):
+            on_grid = resample(one[plane._inside()], plane.grid) / PROBABILITY_ONE
+            yield np.moveaxis(on_grid, -1, 0).astype(np.float32)
+
+    def _brought(self, values: np.ndarray, margin: float) -> np.ndarray:
+        if len(self.grid) == 3:
+            return np.stack(list(self.forward_slices(values, margin)))
+        frame = np.full(self.frame, margin, np.float32)
+        frame[self._inside()] = resample(values, self.extent)
         return frame
+
+    def _plane(self) -> "Placement":
+        """Returns where each slice lies in the plane of rows and columns."""
+        return Placement(self.grid[1:], self.extent[1:], self.offset[1:], self.frame[1:])
 
     def _inside(self) -> tuple[slice, ...]:
         return tuple(slice(o, o + e) for o, e in zip(self.offset, self.extent, strict=True))

@@ -6,7 +6,7 @@ mask that was evaluated.
 """
 
 import collections
-import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -22,6 +22,8 @@ Predict = Callable[[np.ndarray], np.ndarray]
 # Applies a model to one batch after the other, as `map` does. It may take batches ahead of the
 # answers, to have several on their way at once; answers come in the order of batches.
 Each = Callable[[Predict, Iterable[np.ndarray]], Iterator[np.ndarray]]
+
+OVERLAP = 0.5  # share of a tile's side that it has in common with the next one
 
 THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above this
 
@@ -40,30 +42,76 @@ def check_suits(scan: Scan, spec: InputSpec) -> None:
             f"its intensities are {scan.units}, the model was trained on {spec.units}; "
             "give rescale_slope and rescale_intercept if the file stores a known multiple of HU"
         )
-    elif len(spec.shape) > len(scan.shape):
-        problem = f"it is one slice, the model needs volumes of at least {spec.shape}"
+    elif len(scan.shape) == 2 and len(spec.shape) == 3:
+        problem = "it is one slice, the model needs volumes"
+    elif len(scan.shape) == 2 and spec.neighbours:
+        problem = f"it is one slice, the model looks at {spec.neighbours} on either side too"
     elif spec.spacing_mm is not None and scan.spacing_mm is None:
         problem = f"its spacing is unknown, and the model works at {spec.spacing_mm} mm"
     if problem:
         raise InputError(f"{scan.source}: {problem}")
 
 
-def frames(scan: Scan, spec: InputSpec) -> Iterator[tuple[geometry.Placement, np.ndarray]]:
-    """Yields a scan as the network sees it: one frame, or one a slice for a 2D network.
+def place(scan: Scan, spec: InputSpec) -> geometry.Placement:
+    """Returns where a scan lies on the network's frame; where each slice does, if that is 2D."""
+    rank = len(spec.shape)
+    spacing_mm = scan.spacing_mm[-rank:] if scan.spacing_mm else None
+    return geometry.place(scan.shape[-rank:], spacing_mm, spec)
 
-    A frame is float32 (*frame, channels) in the scan's units, with its placement.
+
+def frame_shape(scan: Scan, spec: InputSpec) -> tuple[int, int, int]:
+    """Returns (slices, rows, cols) of what `frame_slices` yields."""
+    slices, rows, cols = (len(_slices(scan)), *place(scan, spec).frame)[-3:]
+    return slices, rows, cols
+
+
+def as_block(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Returns a tile's shape as (slices, rows, cols); a 2D network is asked slice by slice."""
+    slices, rows, cols = (1, *shape)[-3:]
+    return slices, rows, cols
+
+
+def frame_slices(scan: Scan, spec: InputSpec) -> Iterator[np.ndarray]:
+    """Yields the slices of a scan's frame in the scan's units, float32 (rows, cols)."""
+    placement, slices = place(scan, spec), _slices(scan)
+    if len(spec.shape) == 3:
+        yield from placement.forward_slices(slices, float(slices.min()))
+    else:
+        yield from (placement.forward(one) for one in slices)
+
+
+def _slices(scan: Scan) -> np.ndarray:
+    return scan.voxels if scan.voxels.ndim == 3 else scan.voxels[None]
+
+
+def cut(
+    scan: Scan, spec: InputSpec, overlap: float = OVERLAP
+) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Yields what a network is asked: tiles float32 (*shape, channels), with their first corners.
+
+    The first and last slice stand in for neighbours beyond the volume.
     """
-    if len(spec.shape) == len(scan.shape):
-        placement = geometry.place(scan.shape, scan.spacing_mm, spec)
-        yield placement, placement.forward(scan.voxels)[..., None]
-        return
-    spacing_mm = scan.spacing_mm[1:] if scan.spacing_mm else None
-    placement = geometry.place(scan.shape[1:], spacing_mm, spec)
-    for index in range(len(scan.voxels)):
-        around = np.arange(index - spec.neighbours, index + spec.neighbours + 1)
-        # The first and last slice stand in for neighbours beyond the volume.
-        stack = scan.voxels[np.clip(around, 0, len(scan.voxels) - 1)]
-        yield placement, np.stack([placement.forward(s) for s in stack], axis=-1)
+    frame, tile = frame_shape(scan, spec), as_block(spec.shape)
+    source = enumerate(frame_slices(scan, spec))
+    held: dict[int, np.ndarray] = {}
+    for origin in tiles.origins(frame, tile, overlap):
+        wanted = with_neighbours(origin[0], tile[0], spec.neighbours, frame[0])
+        while wanted[-1] not in held:
+            index, one = next(source)
+            held[index] = one
+        held = {index: one for index, one in held.items() if index >= wanted[0]}
+        block = np.stack([tiles.cut(held[index], origin[1:], tile[1:]) for index in wanted])
+        yield origin, as_channels(block, spec)
+
+
+def with_neighbours(first: int, count: int, neighbours: int, slices: int) -> np.ndarray:
+    """Returns which slices a tile shows; the ends stand in for those beyond the volume."""
+    return np.clip(np.arange(first - neighbours, first + count + neighbours), 0, slices - 1)
+
+
+def as_channels(block: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Returns a block (slices, rows, cols) as the network takes it: (*shape, channels)."""
+    return block[..., None] if len(spec.shape) == 3 else np.moveaxis(block, 0, -1)
 
 
 def probabilities(
@@ -72,10 +120,12 @@ def probabilities(
     predict: Predict,
     *,
     batch_size: int = 1,
-    overlap: float = 0.5,
+    overlap: float = OVERLAP,
     each: Each = map,
 ) -> np.ndarray:
     """Returns the probability of each label at each voxel: float32 (labels, *scan.shape).
+
+    Beyond the scan and the answer, memory holds as many slices as a tile has and a few.
 
     Args:
       scan: an X-ray, a slice or a volume.
@@ -90,55 +140,41 @@ def probabilities(
       InputError: if the scan is not what the model was made for.
     """
     check_suits(scan, spec)
-    on_their_way: collections.deque[_Part] = collections.deque()
+    placement, tile, labels = place(scan, spec), as_block(spec.shape), len(spec.labels)
+    answers = (
+        # Whole numbers, so that their weighted sums are exact.
+        (origin, np.rint(values * geometry.PROBABILITY_ONE).reshape(*tile, labels))
+        for origin, values in _answered(cut(scan, spec, overlap), predict, batch_size, each)
+    )
+    stitched = tiles.stitch(answers, frame_shape(scan, spec), tile, labels)
+    on_frame = (one / geometry.PROBABILITY_ONE for one in stitched)
+    on_grid = (
+        placement.backward_slices(on_frame)
+        if len(spec.shape) == 3
+        else (placement.backward(one) for one in on_frame)
+    )
+    result = np.empty((labels, *_slices(scan).shape), np.float32)
+    for index, one in enumerate(on_grid):
+        result[:, index] = one
+    return result.reshape(labels, *scan.shape)
+
+
+def _answered(
+    asked: Iterator[tuple[tuple[int, ...], np.ndarray]],
+    predict: Predict,
+    batch_size: int,
+    each: Each,
+) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Yields the first corner of each tile with what the model says of it: (*shape, labels)."""
+    on_their_way: collections.deque[list[tuple[int, ...]]] = collections.deque()
 
     def batches() -> Iterator[np.ndarray]:
-        for part, batch in _batches(scan, spec, batch_size, overlap):
-            on_their_way.append(part)
-            yield batch
+        while group := list(itertools.islice(asked, batch_size)):
+            on_their_way.append([origin for origin, _ in group])
+            yield np.stack([tile for _, tile in group])
 
-    answers = ((on_their_way.popleft(), answer) for answer in each(predict, batches()))
-    slices = [placement.backward(frame) for placement, frame in _stitched(answers, spec)]
-    return slices[0] if len(spec.shape) == len(scan.shape) else np.stack(slices, axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Where a batch of tiles belongs."""
-
-    placement: geometry.Placement
-    frame: tuple[int, ...]  # shape of the frame that they are cut from
-    corners: list[tuple[int, ...]]
-    is_last: bool  # of its frame
-
-
-def _batches(
-    scan: Scan, spec: InputSpec, batch_size: int, overlap: float
-) -> Iterator[tuple[_Part, np.ndarray]]:
-    for placement, frame in frames(scan, spec):
-        shape = frame.shape[:-1]
-        corners = tiles.origins(shape, spec.shape, overlap)
-        for start in range(0, len(corners), batch_size):
-            end = start + batch_size
-            part = _Part(placement, shape, corners[start:end], end >= len(corners))
-            yield part, np.stack([tiles.cut(frame, c, spec.shape) for c in part.corners])
-
-
-def _stitched(
-    answers: Iterable[tuple[_Part, np.ndarray]], spec: InputSpec
-) -> Iterator[tuple[geometry.Placement, np.ndarray]]:
-    """Yields the probabilities of each frame, (*frame, labels), once its last tile is there."""
-    stitcher = None
-    for part, answer in answers:
-        if part.frame == spec.shape:
-            yield part.placement, answer[0]
-            continue
-        stitcher = stitcher or tiles.Stitcher(part.frame, spec.shape, len(spec.labels))
-        for corner, values in zip(part.corners, answer, strict=True):
-            stitcher.add(corner, np.rint(values * geometry.PROBABILITY_ONE))
-        if part.is_last:
-            yield part.placement, stitcher.result() / geometry.PROBABILITY_ONE
-            stitcher = None
+    for answer in each(predict, batches()):
+        yield from zip(on_their_way.popleft(), answer, strict=True)
 
 
 def mask(values: np.ndarray, spec: InputSpec) -> Mask:

@@ -48,7 +48,10 @@ def draw(case: Case, spec: InputSpec, seed: int = 0) -> np.ndarray:
         raise InputError(f"previews are of slices and X-rays; this spec has tiles of {spec.shape}")
     scan, mask = _slice(case)
     spec = dataclasses.replace(spec, neighbours=0, units=scan.units, modality=scan.modality)
-    placement, frame = next(iter(inference.frames(scan, spec)))
+    placement = inference.place(scan, spec)
+    # The whole frame is shown, not a tile of it, so steps that look around a pixel can be shown.
+    spec = dataclasses.replace(spec, shape=placement.frame, frame=None, spacing_mm=None)
+    frame = placement.forward(scan.voxels)[..., None]
     shares = placement.forward_mask(mask.planes)
     on_frame = Mask(shares > 0.5, mask.labels)
     panels = [("as stored", overlay.draw(scan, mask))]

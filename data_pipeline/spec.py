@@ -56,12 +56,41 @@ class InputSpec:
             raise InputError(f"unknown units {self.units}; known: {', '.join(UNITS)}")
         if len(self.shape) not in (2, 3) or min(self.shape) < 1:
             raise InputError(f"a tile is (rows, cols) or (slices, rows, cols); got {self.shape}")
-        if self.window is None and (self.spacing_mm or self.frame not in (None, self.shape)):
+        self._check_tiles()
+        self._check_answers()
+
+    def _check_tiles(self) -> None:
+        for name in ("frame", "spacing_mm"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.shape):
+                raise InputError(f"{name} {value} does not fit tiles of {self.shape}")
+        if self.spacing_mm is not None and (self.frame or min(self.spacing_mm) <= 0):
+            raise InputError(
+                f"a scan is brought to a spacing above 0 or into a frame; got {self.spacing_mm} "
+                f"mm and {self.frame}"
+            )
+        if self.frame and any(f < s for f, s in zip(self.frame, self.shape, strict=True)):
+            raise InputError(f"a tile of {self.shape} does not fit into a frame of {self.frame}")
+        if self.neighbours < 0 or (self.neighbours and len(self.shape) == 3):
+            raise InputError(
+                "neighbours are slices on either side of the one that a 2D network outlines; "
+                f"got {self.neighbours} for tiles of {self.shape}"
+            )
+        if self.window is None and (self.is_cut or self.neighbours or len(self.shape) == 3):
             raise InputError(
                 "percentiles are taken over a whole image, so an image cut into tiles needs "
-                "a fixed window (low, high)"
+                "a fixed window (low, high), and so does a volume"
             )
-        self._check_answers()
+        if self.is_cut and (self.clahe or self.denoise != "none"):
+            raise InputError(
+                "denoise and CLAHE look at what lies around a pixel, so an image cut into tiles "
+                "would be changed at each tile's border; do without them or without tiles"
+            )
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a frame may be larger than a tile."""
+        return self.spacing_mm is not None or self.frame not in (None, self.shape)
 
     def _check_answers(self) -> None:
         """Raises InputError on what cannot be done to a network's answer."""

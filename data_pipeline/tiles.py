@@ -5,6 +5,7 @@ and stitching the tiles of an image gives that image back, bit for bit.
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -33,6 +34,26 @@ def cut(frame: np.ndarray, origin: tuple[int, ...], tile: tuple[int, ...]) -> np
     return frame[tuple(slice(o, o + t) for o, t in zip(origin, tile, strict=True))]
 
 
+def cut_padded(frame: np.ndarray, corner: tuple[int, ...], tile: tuple[int, ...]) -> np.ndarray:
+    """Returns a tile that may reach beyond the leading axes of `frame`, where it is 0.
+
+    Args:
+      frame: what to cut from.
+      corner: of the tile; part of the tile must lie inside.
+      tile: its sides.
+    """
+    ends = [c + t for c, t in zip(corner, tile, strict=True)]
+    inside = tuple(slice(max(0, c), e) for c, e in zip(corner, ends, strict=True))
+    part = frame[inside]
+    if part.shape[: len(tile)] == tile:
+        return part
+    padded = np.zeros((*tile, *frame.shape[len(tile) :]), frame.dtype)
+    offsets = [max(0, -c) for c in corner]
+    place = tuple(slice(o, o + n) for o, n in zip(offsets, part.shape, strict=False))
+    padded[place] = part
+    return padded
+
+
 def gaussian(tile: tuple[int, ...]) -> np.ndarray:
     """Returns whole-number weights, float64 of the tile's shape, highest in its middle."""
     weights = np.ones(())
@@ -42,20 +63,46 @@ def gaussian(tile: tuple[int, ...]) -> np.ndarray:
     return np.maximum(1.0, np.rint(_WEIGHT_STEPS * weights))
 
 
-class Stitcher:
-    """Adds up weighted tiles of probabilities on a frame, one at a time."""
+def stitch(
+    answers: Iterable[tuple[tuple[int, ...], np.ndarray]],
+    frame: tuple[int, ...],
+    tile: tuple[int, ...],
+    channels: int,
+) -> Iterator[np.ndarray]:
+    """Yields the weighted mean of overlapping tiles, slice by slice along the first axis.
 
-    def __init__(self, frame: tuple[int, ...], tile: tuple[int, ...], channels: int) -> None:
-        self._tile = tile
-        self._tile_weights = gaussian(tile)
-        self._sums = np.zeros((*frame, channels))
-        self._weights = np.zeros(frame)
+    A slice is yielded as soon as no further tile touches it, so that memory holds as many
+    slices as a tile has, however many there are.
 
-    def add(self, origin: tuple[int, ...], values: np.ndarray) -> None:
-        """Adds one tile of values, (*tile, channels), with its first corner at `origin`."""
-        cut(self._sums, origin, self._tile)[...] += self._tile_weights[..., None] * values
-        cut(self._weights, origin, self._tile)[...] += self._tile_weights
+    Args:
+      answers: pairs of a first corner and values (*tile, channels), in the order of `origins`.
+      frame: what the tiles cover.
+      tile: its sides.
+      channels: values a pixel.
 
-    def result(self) -> np.ndarray:
-        """Returns the weighted mean, float64 (*frame, channels)."""
-        return self._sums / self._weights[..., None]
+    Yields:
+      float64 (*frame[1:], channels), frame[0] times.
+    """
+    depth = tile[0]
+    tile_weights = gaussian(tile)[..., None]
+    sums = np.zeros((depth, *frame[1:], channels))  # slice s of the frame lies at s % depth
+    weights = np.zeros((depth, *frame[1:], 1), np.float32)  # whole numbers, far below 2**24
+    top = 0  # the first slice that is not finished
+    for origin, values in answers:
+        for done in range(top, origin[0]):
+            yield _taken(sums[done % depth], weights[done % depth])
+        top = origin[0]
+        for below, weight in enumerate(tile_weights):
+            place = (top + below) % depth
+            cut(sums[place], origin[1:], tile[1:])[...] += weight * values[below]
+            cut(weights[place], origin[1:], tile[1:])[...] += weight
+    for done in range(top, frame[0]):
+        yield _taken(sums[done % depth], weights[done % depth])
+
+
+def _taken(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns the mean of a finished slice, and clears the place for another one."""
+    mean: np.ndarray = sums / weights
+    sums[...] = 0.0
+    weights[...] = 0.0
+    return mean

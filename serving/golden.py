@@ -70,6 +70,8 @@ def phantom_of(spec: InputSpec, seed: int) -> tuple[Scan, bytes | None]:
     shape: Sequence[int] = _PHANTOM_SHAPES[seed % len(_PHANTOM_SHAPES)]
     if len(spec.shape) == 3:
         shape = (max(8, spec.shape[0]), *shape)
+    elif spec.neighbours:
+        shape = (_SLICES, *shape)
     if spec.modality == "CT" and spec.units == "HU":
         spacing_mm = (5.0, 0.9, 0.8)[-len(shape) :]
         return phantom.ct(seed, tuple(shape), spacing_mm)[0], None

@@ -7,12 +7,13 @@ pixel of difference in a mask ends the export.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from data_pipeline import inference, tiles
+from data_pipeline import inference
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
@@ -101,9 +102,8 @@ def check_batches(served: client.Served, golden: Sequence[Golden]) -> None:
     Raises:
       NotProven: if a row of a batch depends on how many there are.
     """
-    frames = [frame for case in golden for _, frame in inference.frames(case.scan, served.spec)]
-    corner = (0,) * len(served.spec.shape)
-    rows = [tiles.cut(frame, corner, served.spec.shape) for frame in frames][:LARGEST_BATCH]
+    asked = (tile for case in golden for _, tile in inference.cut(case.scan, served.spec))
+    rows = list(itertools.islice(asked, LARGEST_BATCH))
     singles = np.concatenate([served.predict(row[None]) for row in rows])
     if not np.array_equal(singles, served.predict(np.stack(rows))):
         raise NotProven(f"not exported: a batch of {len(rows)} differs from single requests")

@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def chest_cases(tmp_path):
 def test_a_frame_is_what_inference_shows_the_network_normalised(chest_cases, tmp_path):
     store = frames.open_store(chest_cases, SPEC, tmp_path / "cache")
     scan = cases.read_scan(chest_cases[2])
-    _, shown = next(inference.frames(scan, SPEC))
+    _, shown = next(inference.cut(scan, SPEC))
     expected = np.asarray(intensity.normalise(shown[None], SPEC))[0]
     assert len(store) == 6
     np.testing.assert_array_equal(store.image(2), expected.astype(np.float16))
@@ -48,6 +49,13 @@ def test_another_spec_or_a_changed_mask_is_decoded_anew(chest_cases, tmp_path):
     emptied = frames.open_store(chest_cases, SPEC, cache)
     assert emptied.target(0)[..., 0].max() == 0
     assert len(list(cache.iterdir())) == 3
+
+
+def test_what_inference_does_with_an_answer_decodes_nothing_anew(chest_cases, tmp_path):
+    cache = tmp_path / "cache"
+    frames.open_store(chest_cases, SPEC, cache)
+    frames.open_store(chest_cases, dataclasses.replace(SPEC, flips=((1,),)), cache)
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_a_mask_moved_to_another_label_is_decoded_anew(chest_cases, tmp_path):
@@ -83,15 +91,100 @@ def test_a_mask_of_another_size_is_named_and_leaves_no_half_written_store(chest_
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_volume_gives_a_2d_network_one_frame_a_slice(chest_cases, monkeypatch):
+SLICES = InputSpec("CT", ("lung", "infection"), (64, 72), units="HU", window=(-1000.0, 400.0))
+
+
+@pytest.fixture
+def volume(chest_cases, monkeypatch):
+    """A CT case of 12 x 64 x 72 voxels with lung alone annotated: its scan and plane."""
     scan, mask = phantom.ct(0)
-    monkeypatch.setattr(cases, "read_scan", lambda case: scan)
-    monkeypatch.setattr(cases, "read_mask", lambda case, labels, grid: mask)
-    spec = InputSpec("CT", ("lung",), (64, 72), units="HU", window=(-1000.0, 400.0))
     lung = dataclasses.replace(mask, planes=mask.planes[:1], labels=("lung",))
+    monkeypatch.setattr(cases, "read_scan", lambda case: scan)
     monkeypatch.setattr(cases, "read_mask", lambda case, labels, grid: lung)
-    shown = list(frames.case_frames(chest_cases[0], spec))
-    assert len(shown) == 12
-    np.testing.assert_array_equal(
-        np.stack([target[..., 0] for _, target in shown]), frames.FULL * mask.planes[0]
-    )
+    return scan, lung.planes[0]
+
+
+def windowed(voxels):
+    return np.clip((voxels + 1000) / 1400, 0, 1).astype(np.float16)
+
+
+def test_a_volume_gives_a_2d_network_one_frame_a_slice(chest_cases, volume, tmp_path):
+    scan, lung = volume
+    store = frames.open_store(chest_cases[:2], SLICES, tmp_path / "cache")
+    assert len(store) == 24
+    assert [store.where(n) for n in (0, 11, 12, 23)] == [(0, 0), (0, 11), (1, 0), (1, 11)]
+    assert list(store.case_ids()) == ["phantom-0"] * 12 + ["phantom-1"] * 12
+    for index in range(12):
+        target = store.target(12 + index)
+        np.testing.assert_array_equal(target[..., 0], frames.FULL * lung[index])
+        assert (target[..., 1] == frames.NOT_ANNOTATED).all()
+        image = store.image(12 + index).astype(np.float32)
+        np.testing.assert_allclose(image[..., 0], windowed(scan.voxels[index]), atol=1e-3)
+
+
+def test_neighbouring_slices_are_channels_as_inference_shows_them(chest_cases, volume, tmp_path):
+    spec = dataclasses.replace(SLICES, neighbours=2)
+    store = frames.open_store(chest_cases[:1], spec, tmp_path / "cache")
+    assert store.image(0).shape == (64, 72, 5)
+    for number, (_, shown) in enumerate(inference.cut(volume[0], spec)):
+        expected = np.asarray(intensity.normalise(shown[None], spec))[0].astype(np.float16)
+        np.testing.assert_array_equal(store.image(number), expected)
+    # They are the frames that a network of slices has: no slice is stored twice.
+    frames.open_store(chest_cases[:1], SLICES, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_3d_network_has_a_frame_a_case_on_the_spacing_it_works_at(chest_cases, volume, tmp_path):
+    scan, lung = volume  # of 5 x 1.5 x 1.25 mm
+    spec = dataclasses.replace(SLICES, shape=(8, 32, 32), spacing_mm=(2.5, 3.0, 2.5))
+    store = frames.open_store(chest_cases[:1], spec, tmp_path / "cache")
+    placement = inference.place(scan, spec)
+    assert (len(store), store.shape(0)) == (1, (24, 32, 36))
+    expected = windowed(placement.forward(scan.voxels))
+    image = store.image(0)[..., 0].astype(np.float32)
+    np.testing.assert_allclose(image, expected, atol=1e-3)
+    share = np.rint(placement.forward_mask(lung[None])[0] * frames.FULL)
+    np.testing.assert_array_equal(store.target(0)[..., 0], share)
+
+
+def test_a_tile_may_reach_beyond_the_frame_where_it_is_blank(chest_cases, volume, tmp_path):
+    spec = dataclasses.replace(SLICES, shape=(8, 32, 32), spacing_mm=(5.0, 1.5, 1.25))
+    store = frames.open_store(chest_cases[:1], spec, tmp_path / "cache")
+    image, target = store.tile(0, (-2, 40, 10), (6, 32, 32))
+    whole, targets = store.image(0), store.target(0)
+    np.testing.assert_array_equal(image[2:, :24], whole[:4, 40:, 10:42])
+    np.testing.assert_array_equal(target[2:, :24], targets[:4, 40:, 10:42])
+    assert not image[:2].any()
+    assert not image[:, 24:].any()
+    assert not target[:, 24:].any()
+
+
+def test_places_lie_on_foreground_and_labels_without_any_have_none(chest_cases, volume, tmp_path):
+    store = frames.open_store(chest_cases[:2], SLICES, tmp_path / "cache")
+    (places,) = store.places(1)  # of lung; infection is not annotated
+    voxels = np.unravel_index(places, store.shape(1))
+    assert volume[1][voxels].all()
+    assert len(np.unique(places)) == len(places) == min(10_000, volume[1].sum())
+
+
+def test_where_a_tile_is_all_of_an_image_no_places_are_kept(chest_cases, tmp_path):
+    store = frames.open_store(chest_cases, SPEC, tmp_path / "cache")
+    assert store.places(1) == []
+
+
+def test_a_store_does_not_grow_in_memory_with_its_cases(chest_cases, volume, tmp_path):
+    def opened(count):
+        many = [dataclasses.replace(chest_cases[0], id=f"{n:06}") for n in range(count)]
+        frames.open_store(many, tiny, tmp_path / "cache")
+        tracemalloc.start()
+        store = frames.open_store(many, tiny, tmp_path / "cache")
+        for number in range(0, len(store), 7):
+            store.tile(store.where(number)[0], (0, 0, 0), (1, 8, 8))
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return kept
+
+    tiny = dataclasses.replace(SLICES, shape=(8, 8))
+    opened(2)
+    # Its id and the number of its first frame; 12 slices of 8 x 8 pixels are 3 kB of the files.
+    assert opened(60) - opened(10) < 50 * 500

@@ -66,6 +66,21 @@ def test_resampling_16_bit_voxels_is_exact_whole_number_arithmetic():
     assert got.astype(object).tolist() == exact.tolist()
 
 
+@pytest.mark.parametrize(("length", "wanted"), [(12, 12), (12, 5), (5, 12), (1, 4), (9, 1)])
+def test_a_volume_resampled_slice_by_slice_has_the_bits_of_one_resampled_whole(length, wanted):
+    voxels = np.random.default_rng(3).integers(0, 2**16, (length, 6, 4)).astype(np.float32)
+    slices = geometry.resample_slices(iter(voxels), length, wanted)
+    np.testing.assert_array_equal(np.stack(list(slices)), geometry.resample(voxels, (wanted, 6, 4)))
+
+
+def test_a_volume_lands_on_its_frame_as_resampling_it_whole_would_have_it():
+    voxels = np.random.default_rng(4).integers(-1000, 1000, (7, 9, 6)).astype(np.float32)
+    placement = geometry.Placement((7, 9, 6), (5, 12, 8), (2, 0, 1), (9, 12, 10))
+    expected = np.full((9, 12, 10), voxels.min(), np.float32)
+    expected[2:7, :, 1:9] = geometry.resample(voxels, (5, 12, 8))
+    np.testing.assert_array_equal(placement.forward(voxels), expected)
+
+
 def test_resampling_keeps_further_axes():
     voxels = np.arange(24.0).reshape(2, 4, 3)
     got = geometry.resample(voxels, (1, 4))

@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_neighbouring_slices_are_channels_and_the_end_slices_stand_in_beyond_the
     voxels = np.zeros((3, 8, 8), np.float32) + np.arange(3, dtype=np.float32)[:, None, None]
     scan = Scan(voxels, "CT", "HU", "ct.nii.gz")
     spec = dataclasses.replace(SLICES, neighbours=1)
-    seen = [frame[0, 0].tolist() for _, frame in inference.frames(scan, spec)]
+    seen = [tile[0, 0].tolist() for _, tile in inference.cut(scan, spec)]
     assert seen == [[0, 0, 1], [0, 1, 2], [1, 2, 2]]
 
 
@@ -66,6 +67,41 @@ def test_a_3d_network_is_given_tiles_of_the_volume():
     got = inference.probabilities(scan, spec, network, overlap=0.5)
     np.testing.assert_array_equal(got, scan.voxels[None] / 16)
     assert network.batches == [(1, 4, 8, 8, 1)] * 4
+
+
+def test_tiles_of_several_slices_are_asked_for_together():
+    scan, network = volume(5, 8, 8), Sixteenth()
+    got = inference.probabilities(scan, SLICES, network, batch_size=2)
+    np.testing.assert_array_equal(got, scan.voxels[None] / 16)
+    assert network.batches == [(2, 8, 8, 1), (2, 8, 8, 1), (1, 8, 8, 1)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": (64, 64), "neighbours": 1},
+        {"frame": (64, 64), "shape": (48, 48)},
+        {"shape": (8, 48, 48), "spacing_mm": (4.0, 1.5, 1.5)},
+    ],
+    ids=["2.5D", "2D tiles", "3D tiles"],
+)
+def test_memory_beyond_the_scan_and_its_answer_does_not_grow_with_the_slices(change):
+    spec = dataclasses.replace(SLICES, labels=("lung", "infection"), **change)
+
+    def beyond(slices):
+        scan = volume(slices, 64, 64)
+        tracemalloc.start()
+        answer = inference.probabilities(
+            scan, spec, lambda tiles: np.repeat(tiles[..., :1] / 16, 2, axis=-1)
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak - answer.nbytes
+
+    beyond(10)  # what is made once and kept, such as imports
+    slice_bytes = 4 * 64 * 64
+    # What grows is a tile's corner and a row of resampling weights a slice.
+    assert beyond(80) - beyond(20) < 60 * slice_bytes / 2
 
 
 def test_a_spec_with_a_spacing_brings_each_scan_to_it_and_back():
@@ -93,7 +129,12 @@ def test_a_spec_with_a_spacing_brings_each_scan_to_it_and_back():
         (
             volume(8, 8),
             {"shape": (4, 8, 8)},
-            r"ct.nii.gz: it is one slice, the model needs volumes of at least \(4, 8, 8\)",
+            "ct.nii.gz: it is one slice, the model needs volumes",
+        ),
+        (
+            volume(8, 8),
+            {"neighbours": 2},
+            "ct.nii.gz: it is one slice, the model looks at 2 on either side too",
         ),
         (
             volume(8, 8, spacing_mm=None),
@@ -101,7 +142,7 @@ def test_a_spec_with_a_spacing_brings_each_scan_to_it_and_back():
             r"ct.nii.gz: its spacing is unknown, and the model works at \(1.5, 1.5\) mm",
         ),
     ],
-    ids=["modality", "units", "rank", "spacing"],
+    ids=["modality", "units", "rank", "neighbours", "spacing"],
 )
 def test_a_scan_that_the_model_was_not_made_for_is_refused(scan, change, message):
     network = Sixteenth()

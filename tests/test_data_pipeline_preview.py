@@ -44,8 +44,13 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(phantoms)
     np.testing.assert_array_equal(first[:ROW], other[:ROW])
 
 
+def test_of_a_frame_that_is_cut_into_tiles_all_is_shown(phantoms):
+    spec = InputSpec("XR", ("lung",), (32, 32), frame=(64, 64), window=(0.0, 255.0))
+    assert preview.draw(cases.load(phantoms)[1], spec).shape == (2 * ROW, 6 * PANEL, 3)
+
+
 def test_a_spec_for_volumes_is_refused(phantoms):
-    spec = InputSpec("CT", ("lung",), (8, 64, 64))
+    spec = InputSpec("CT", ("lung",), (8, 64, 64), window=(-1000.0, 400.0))
     with pytest.raises(InputError, match=r"this spec has tiles of \(8, 64, 64\)"):
         preview.draw(cases.load(phantoms)[0], spec)
 

@@ -10,7 +10,7 @@ from dicom_files import ct, dataset, save, series
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
-from data_pipeline import cases, read
+from data_pipeline import cases, read, write
 from data_pipeline.errors import InputError
 
 SAMPLE = cases.SAMPLE.parent / "ct_series" / "A0002"
@@ -75,6 +75,23 @@ def test_hu_of_the_sample_series_are_those_of_simpleitk():
     np.testing.assert_allclose(
         (scan.affine @ [29, 7, 11, 1])[:3], image.TransformIndexToPhysicalPoint((11, 7, 29))
     )
+
+
+def test_a_mask_of_the_sample_series_is_written_on_its_grid_and_comes_back_exactly(tmp_path):
+    case = next(c for c in cases.load() if c.id == "Lung_Dx-A0002")
+    scan = cases.read_scan(case)
+    plane = scan.voxels < -500
+    write.mask(tmp_path / "mask.nii.gz", plane, scan)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(case.image)))
+    there, written = reader.Execute(), sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(there) < -500
+    )
+    np.testing.assert_allclose(written.GetOrigin(), there.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(written.GetDirection(), there.GetDirection(), atol=1e-6)
+    np.testing.assert_allclose(written.GetSpacing(), there.GetSpacing(), rtol=1e-6)
+    np.testing.assert_array_equal(read.classes(tmp_path / "mask.nii.gz") > 0, plane)
 
 
 def test_the_sample_series_stands_upright():

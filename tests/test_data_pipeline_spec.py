@@ -25,7 +25,7 @@ def test_a_spec_comes_back_from_its_file_as_it_was_saved(tmp_path):
 
 def test_channels_count_the_slice_and_its_neighbours_on_both_sides():
     assert XRAY.channels == 1
-    assert dataclasses.replace(XRAY, neighbours=2).channels == 5
+    assert dataclasses.replace(XRAY, neighbours=2, window=(0.0, 255.0)).channels == 5
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,18 @@ def test_channels_count_the_slice_and_its_neighbours_on_both_sides():
         ({"shape": (256, 0)}, r"got \(256, 0\)"),
         ({"frame": (512, 512)}, r"needs a fixed window"),
         ({"spacing_mm": (1.0, 1.0)}, r"needs a fixed window"),
+        ({"neighbours": 1}, r"needs a fixed window"),
+        ({"shape": (8, 64, 64)}, r"and so does a volume"),
+        ({"spacing_mm": (5.0, 1.0, 1.0)}, r"spacing_mm \(5.0, 1.0, 1.0\) does not fit tiles"),
+        ({"spacing_mm": (1.0, 0.0)}, r"a spacing above 0"),
+        ({"spacing_mm": (1.0, 1.0), "frame": (512, 512)}, r"to a spacing above 0 or into a frame"),
+        (
+            {"frame": (512, 128)},
+            r"a tile of \(256, 256\) does not fit into a frame of \(512, 128\)",
+        ),
+        ({"shape": (8, 64, 64), "neighbours": 1}, r"a 2D network outlines; got 1 for tiles"),
+        ({"frame": (512, 512), "window": (0.0, 255.0), "clahe": True}, r"at each tile's border"),
     ],
-    ids=["modality", "units", "rank", "size", "tiled", "respaced"],
 )
 def test_a_spec_that_no_model_could_follow_is_refused(change, message):
     with pytest.raises(InputError, match=message):

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tiny_network
 from rich.console import Console
 
-from data_pipeline import cases, phantom, split
+from data_pipeline import cases, inference, phantom, split
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
@@ -240,3 +240,10 @@ def test_every_kind_of_model_has_golden_cases_that_suit_it(spec, tmp_path):
     saved_model.write(network, folder, saved_model.warm_up_inputs(spec, case.image_bytes))
     [found] = parity.answers(saved_model.load(folder), [case])
     assert parity.compare("it", [export._trained(network, case)], [found], [case]) == 0.0
+
+
+def test_phantoms_for_a_network_that_sees_neighbours_are_volumes():
+    spec = InputSpec("CT", ("lung",), (64, 64), "HU", neighbours=1, window=(-1000.0, 400.0))
+    scan, _ = golden.phantom_of(spec, 0)
+    assert len(scan.shape) == 3
+    assert len(list(inference.cut(scan, spec))) == len(scan.voxels)

@@ -6,19 +6,20 @@ import math
 import pathlib
 from typing import Any
 
+from data_pipeline import batches, cache
 from data_pipeline import labels as known_labels
 from data_pipeline import tta
 from data_pipeline.cases import SAMPLE
 from data_pipeline.errors import InputError
 from data_pipeline.scan import MODALITIES, UNITS
 from models import zoo
-from training import losses
+from training import geometry_plan, losses
+from training.geometry_plan import Geometry
 
 DEFAULT_EPOCHS = 24
 CALIBRATION = ("fit", "none")
 CLEANING = ("learn", "none")
 _RUNS = pathlib.Path("runs")
-_CACHE = pathlib.Path(".cache/frames")
 
 
 def _flag(default: Any, text: str, **options: Any) -> Any:
@@ -41,6 +42,12 @@ class TrainConfig:
     folds: int = _flag(0, "cross-validation: as many trainings, each case tested once")
     size: int = _flag(0, "side of the square frame in pixels; 0: from the data")
     window: str = _flag("", "LOW,HIGH in HU, or in stored values; CT in HU: from the data if empty")
+    tile: str = _flag("", "what the network sees at once: rows,cols or slices,rows,cols")
+    spacing: str = _flag("", "resample to this, in mm, in the order of --tile; 3D: the median")
+    neighbours: int = _flag(0, "2.5D: slices on either side that a 2D network sees too")
+    foreground_share: float = _flag(
+        batches.FOREGROUND_SHARE, "of tiles centred on foreground, each label as often"
+    )
     units: str = _flag("", "CT: only cases in HU, or only in stored values", choices=("", *UNITS))
     denoise: str = _flag("none", "before anything else", choices=("none", "median", "gaussian"))
     clahe: bool = _flag(False, "equalise contrast locally")
@@ -63,7 +70,7 @@ class TrainConfig:
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )  # fmt: skip
     runs: pathlib.Path = _flag(_RUNS, "where run directories are made")
-    cache: pathlib.Path = _flag(_CACHE, "where decoded frames are kept")
+    cache: pathlib.Path = _flag(cache.FOLDER, "where decoded frames are kept")
     backup_seconds: float = _flag(60.0, "between backups in an epoch: what a kill can cost")
     profile: bool = _flag(False, "write a profile of ten steps for TensorBoard")
     resume: bool = _flag(False, "go on with the interrupted run of this name")
@@ -90,6 +97,9 @@ class TrainConfig:
             raise InputError(
                 f"--label-smoothing must be from 0 to below 1; got {self.label_smoothing}"
             )
+        if not 0 <= self.foreground_share <= 1:
+            raise InputError(f"--foreground-share is from 0 to 1; got {self.foreground_share}")
+        self.geometry()
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {self.seed}")
         if self.name == ".." or self.name != pathlib.PurePath(self.name).name:
@@ -114,6 +124,12 @@ class TrainConfig:
         if not low < high:
             raise InputError(f"--window is LOW,HIGH, for example -1000,400; got {self.window}")
         return low, high
+
+    def geometry(self) -> Geometry:
+        """Returns how a scan is to be shown, as far as the flags say."""
+        return geometry_plan.asked(
+            self.modality, self.size, self.tile, self.spacing, self.neighbours
+        )
 
 
 def from_flags(argv: list[str] | None = None) -> TrainConfig:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich import console as rich_console
 from rich import progress as rich_progress
@@ -55,7 +56,7 @@ class _Setup:
     watched: list[keras.metrics.Metric]
     average: Average
     store: frames.Store
-    epoch: list[int]  # the frames of one
+    epoch: np.ndarray  # the frames of one
     validation: frames.Store | None
     batch_size: int  # a step, of all devices together
     pace: Pace
@@ -140,7 +141,7 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
     if store is None:
         raise InputError("no case is left to train on; use more data or --use-all")
     dataset_of = {case.id: case.dataset for case in plan.cases}
-    epoch = batches.balanced([dataset_of[entry.case_id] for entry in store.entries])
+    epoch = batches.balanced(dataset_of[case_id] for case_id in store.case_ids())
     keras.utils.set_random_seed(config.seed)
     strategy = device.strategy()
     with pace.timed("building"), strategy.scope():
@@ -222,7 +223,8 @@ def _fit(plan: Plan, setup: _Setup, console: rich_console.Console) -> None:
         )
     training, validation = _streams(plan, setup)
     interrupt = callbacks.Interrupt()
-    batches_of_validation = len(setup.validation or ()) / setup.batch_size
+    tiles = batches.tiles_of_validation(setup.validation, plan.spec) if setup.validation else 0
+    batches_of_validation = tiles / setup.batch_size
     watchers: list[keras.callbacks.Callback] = [
         callbacks.Schedule(
             pace,
@@ -264,14 +266,19 @@ def _fit(plan: Plan, setup: _Setup, console: rich_console.Console) -> None:
 
 def _streams(plan: Plan, setup: _Setup) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
     """Returns the batches of training, from the next one on, and of validation."""
-    training = batches.training(
-        setup.store,
-        plan.spec,
-        plan.policy,
-        epoch=setup.epoch,
-        batch_size=setup.batch_size,
-        seed=plan.config.seed,
-        first_sample=setup.pace.step * setup.batch_size,
+    training = batches.distributed(
+        setup.strategy,
+        lambda shard: batches.training(
+            setup.store,
+            plan.spec,
+            plan.policy,
+            epoch=setup.epoch,
+            batch_size=setup.batch_size,
+            seed=plan.config.seed,
+            first_sample=setup.pace.step * setup.batch_size,
+            foreground_share=plan.config.foreground_share,
+            shard=shard,
+        ),
     )
     validation = setup.validation and batches.whole(
         setup.validation, plan.spec, batch_size=setup.batch_size // plan.config.accumulate

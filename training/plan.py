@@ -10,7 +10,7 @@ from data_pipeline import augment, cases, labels, raster, split, tta
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
-from training import derive, fingerprint
+from training import derive, fingerprint, geometry_plan
 from training.config import TrainConfig
 from training.fingerprint import Fingerprint
 
@@ -64,9 +64,10 @@ def make(config: TrainConfig) -> list[Plan]:
         raise InputError("no case is left to train on; use more data or --use-all")
     found = fingerprint.take(learnt, labels.parse(config.labels), config.seed)
     config = derive.frame(config, found, units)
-    spec = _spec(config, chosen, units)
+    spec = _spec(config, chosen, units, found)
     config = derive.batch(config, spec)
     policy = augment.XRAY if config.modality == "XR" else augment.CT
+    policy = geometry_plan.suited(policy, spec.shape)
     return [
         Plan(config, where, spec, chosen, splits, policy, found)
         for where, splits in divided.items()
@@ -124,12 +125,12 @@ def _units_of_all(config: TrainConfig, chosen: Sequence[Case]) -> str:
     return next(iter(counts))
 
 
-def _spec(config: TrainConfig, chosen: Sequence[Case], units: str) -> InputSpec:
+def _spec(config: TrainConfig, chosen: Sequence[Case], units: str, found: Fingerprint) -> InputSpec:
     datasets = sorted({case.dataset for case in chosen})
     plain = InputSpec(
         modality=config.modality,
         labels=labels.parse(config.labels),
-        shape=(config.size, config.size),
+        **dataclasses.asdict(geometry_plan.derive(config.geometry(), found.spacing_mm)),
         units=units,
         window=config.window_limits(),
         denoise=config.denoise,

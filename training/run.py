@@ -13,7 +13,7 @@ from rich import console as rich_console
 from data_pipeline import quiet_tensorflow  # noqa: F401 - before TensorFlow is imported
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from models import zoo
-from training import calibrate, device, fit, plan, record
+from training import calibrate, device, fit, geometry_plan, plan, record
 from training import config as configs
 from training.plan import Plan
 
@@ -90,7 +90,8 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
     window = (
         f"window {spec.window} {spec.units}" if spec.window else f"percentiles {spec.percentiles}"
     )
-    console.print(f"input       {' x '.join(map(str, spec.shape))} pixels, {window}")
+    shown = geometry_plan.describe(spec, config.foreground_share)
+    console.print(f"input       {shown}, {window}")
     console.print(f"            {_derivation(one)}")
     budget = (
         f"{config.minutes:g} minutes"

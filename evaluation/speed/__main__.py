@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from data_pipeline.errors import one_line_for_bad_input
-from evaluation.speed import pipeline, training
+from evaluation.speed import pipeline, store, training
 
 COMMANDS: Mapping[str, ModuleType] = {
     "pipeline": pipeline,
+    "store": store,
     "training": training,
 }
 

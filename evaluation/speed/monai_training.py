@@ -82,7 +82,7 @@ def augmentation() -> transforms.Compose:
     )
 
 
-def _samples(store: frames.Store, epoch: list[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
+def _samples(store: frames.Store, epoch: np.ndarray, seed: int) -> Iterator[dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     augment = augmentation().set_random_state(seed)
     while True:
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
         frames.open_store(part[name], spec, cache) for name in ("train", "validation")
     )
     dataset_of = {case.id: case.dataset for case in known}
-    epoch = batches.balanced([dataset_of[entry.case_id] for entry in store.entries])
+    epoch = batches.balanced(dataset_of[case_id] for case_id in store.case_ids())
     torch.manual_seed(given.seed)
     net = network(given.network, spec)
     history, steps = train(
