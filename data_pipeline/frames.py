@@ -37,8 +37,8 @@ _FORMAT = 3  # of the files; part of the store's name
 
 # A row of whole numbers a case: of its first pixel, of slices, rows and columns, and of where
 # each label's places begin, the last label's end after them.
-_INDEX, _IMAGES, _TARGETS, _PLACES = "index.i64", "images.f16", "targets.u8", "places.u32"
-_IDS = "cases.jsonl"
+INDEX, _IMAGES, _TARGETS, _PLACES = "index.i64", "images.f16", "targets.u8", "places.u32"
+IDS = "cases.jsonl"
 _START, _SHAPE, _BOUNDS = 0, slice(1, 4), 4
 
 # Of the spec, what changes a frame; neighbours are other frames, and the rest is about answers.
@@ -64,9 +64,9 @@ class Store:
         weakref.finalize(self, os.close, caches.hold(folder))
         self._neighbours, self._labels = spec.neighbours, len(spec.labels)
         self._is_3d = len(spec.shape) == 3
-        with (folder / _IDS).open(encoding="utf-8") as lines:
+        with (folder / IDS).open(encoding="utf-8") as lines:
             self.ids: list[str] = [json.loads(line) for line in lines]
-        self._index = _mapped(folder / _INDEX, np.int64).reshape(len(self.ids), -1)
+        self._index = _mapped(folder / INDEX, np.int64).reshape(len(self.ids), -1)
         self._images = _mapped(folder / _IMAGES, np.float16)
         self._targets = _mapped(folder / _TARGETS, np.uint8)
         self._places = _mapped(folder / _PLACES, np.uint32)
@@ -220,7 +220,7 @@ def _write_cases(cases: Iterable[Case], spec: InputSpec, folder: pathlib.Path) -
     with contextlib.ExitStack() as stack:
         index, images, targets, kept, ids = (
             stack.enter_context((folder / name).open("wb"))
-            for name in (_INDEX, _IMAGES, _TARGETS, _PLACES, _IDS)
+            for name in (INDEX, _IMAGES, _TARGETS, _PLACES, IDS)
         )
         for case in cases:
             found = [places.Sample(f"{case.id} {label}") for label in spec.labels]

@@ -113,7 +113,7 @@ def test_a_repeated_store_shows_the_same_frames_again_and_again(phantoms, tmp_pa
     store = frames.open_store(known, spec, tmp_path / "cache")
     decoded = next((tmp_path / "cache").iterdir())
     (tmp_path / "own").mkdir()
-    repeated = frames.Store(memory._repeated_store(decoded, 30, tmp_path / "own"))
+    repeated = frames.Store(memory._repeated_store(decoded, 30, tmp_path / "own"), spec)
     assert (len(store), len(repeated)) == (12, 30)
     np.testing.assert_array_equal(repeated.image(29), store.image(5))
     assert len(cases.load(memory._repeated_manifest(known, 30, tmp_path / "own"))) == 30

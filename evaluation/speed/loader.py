@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from data_pipeline import cases
 from data_pipeline.cases import Case
 from evaluation.speed import machine
@@ -44,7 +46,7 @@ def ours(job: Job, *, warm: bool) -> Iterator[object]:
     spec = InputSpec("XR", (LABEL,), (SIDE, SIDE))
     store = frames.open_store(job.cases, spec, job.folder)
     stream = batches.training(
-        store, spec, augment.XRAY, epoch=list(range(len(store))), batch_size=BATCH, seed=0
+        store, spec, augment.XRAY, epoch=np.arange(len(store)), batch_size=BATCH, seed=0
     )
     return iter(stream)
 

@@ -16,6 +16,8 @@ import pathlib
 import re
 import sys
 
+import numpy as np
+
 from data_pipeline import cases
 from evaluation.speed.loader import BATCH, LABEL, SIDE
 
@@ -34,13 +36,13 @@ def measure(count: int, batches_drawn: int, folder: pathlib.Path) -> dict[str, f
     sample = cases.select(cases.load(), "XR", (LABEL,))
     spec = InputSpec("XR", (LABEL,), (SIDE, SIDE))
     frames.open_store(sample, spec, folder)
-    decoded = next(path for path in folder.iterdir() if (path / "index.json").is_file())
+    decoded = next(path for path in folder.iterdir() if (path / frames.INDEX).is_file())
     own = folder.parent / f"repeated-{count}"
     own.mkdir(exist_ok=True)
     known = cases.load(_repeated_manifest(sample, count, own))
-    store = frames.Store(_repeated_store(decoded, count, own))
+    store = frames.Store(_repeated_store(decoded, count, own), spec)
     stream = batches.training(
-        store, spec, augment.XRAY, epoch=list(range(count)), batch_size=BATCH, seed=0
+        store, spec, augment.XRAY, epoch=np.arange(count), batch_size=BATCH, seed=0
     )
     for _ in itertools.islice(stream, batches_drawn):
         pass
@@ -68,11 +70,14 @@ def _repeated_manifest(sample: list[cases.Case], count: int, folder: pathlib.Pat
 
 def _repeated_store(decoded: pathlib.Path, count: int, folder: pathlib.Path) -> pathlib.Path:
     """Writes an index of `count` frames over the decoded frames of the sample."""
-    index = json.loads((decoded / "index.json").read_text(encoding="utf-8"))
-    index["entries"] = list(itertools.islice(itertools.cycle(index["entries"]), count))
-    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    from data_pipeline import frames
+
+    ids = (decoded / frames.IDS).read_bytes().splitlines(keepends=True)
+    rows = np.fromfile(decoded / frames.INDEX, np.int64).reshape(len(ids), -1)
+    rows[np.arange(count) % len(rows)].tofile(folder / frames.INDEX)
+    (folder / frames.IDS).write_bytes(b"".join(itertools.islice(itertools.cycle(ids), count)))
     for file in decoded.iterdir():
-        if file.name != "index.json":
+        if file.name not in (frames.INDEX, frames.IDS):
             (folder / file.name).unlink(missing_ok=True)
             (folder / file.name).symlink_to(file.resolve())
     return folder
