@@ -6,9 +6,8 @@ import math
 import pathlib
 from typing import Any
 
-from data_pipeline import batches, cache
+from data_pipeline import batches, cache, tta
 from data_pipeline import labels as known_labels
-from data_pipeline import tta
 from data_pipeline.cases import SAMPLE
 from data_pipeline.errors import InputError
 from data_pipeline.scan import MODALITIES, UNITS
