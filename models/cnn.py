@@ -27,6 +27,6 @@ def build(spec: InputSpec, widths: tuple[int, ...] = WIDTHS) -> keras.Model:
     for width in widths:
         x = layers.conv(x, width, stride=2)
         x = layers.conv(x, width)
-    for width in reversed(widths[:-1]):
-        x = layers.conv(layers.upsample(x), width)
+    for level, width in reversed(list(enumerate(widths[:-1]))):
+        x = layers.conv(layers.upsample(x), width, name=layers.decoder_level(level))
     return keras.Model(inputs, layers.head(x, spec.labels), name="cnn")

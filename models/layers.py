@@ -26,15 +26,25 @@ def normalised_conv(
 
 
 def conv(
-    x: keras.KerasTensor, width: int, *, stride: int = 1, kernel: int = 3
+    x: keras.KerasTensor,
+    width: int,
+    *,
+    stride: int = 1,
+    kernel: int = 3,
+    name: str | None = None,
 ) -> keras.KerasTensor:
     """Convolution, batch normalisation, ReLU: (n, *shape, c) to (n, *shape / stride, width)."""
-    return keras.layers.ReLU()(normalised_conv(x, width, stride=stride, kernel=kernel))
+    return keras.layers.ReLU(name=name)(normalised_conv(x, width, stride=stride, kernel=kernel))
 
 
-def double_conv(x: keras.KerasTensor, width: int) -> keras.KerasTensor:
+def decoder_level(number: int) -> str:
+    """Returns the name of what a decoder leaves at 1 / 2 ** (number + 1) of the resolution."""
+    return f"decoder{number}"
+
+
+def double_conv(x: keras.KerasTensor, width: int, *, name: str | None = None) -> keras.KerasTensor:
     """Two convolutions of one width, as at each level of the U-Net paper."""
-    return conv(conv(x, width), width)
+    return conv(conv(x, width), width, name=name)
 
 
 def upsample(x: keras.KerasTensor) -> keras.KerasTensor:

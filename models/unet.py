@@ -44,7 +44,8 @@ def build(
         skips.append(x)
         x = layers.of_rank("MaxPooling", len(spec.shape))(2)(x)
     x = block(x, bottom)
-    for width, skip in zip(reversed(outer), reversed(skips), strict=True):
-        x = keras.layers.add([layers.upsample(layers.conv(x, width, kernel=1)), skip])
-        x = layers.double_conv(x, width)
+    for level, skip in reversed(list(enumerate(skips))):
+        x = layers.upsample(layers.conv(x, widths[level], kernel=1))
+        x = keras.layers.add([x, skip])
+        x = layers.double_conv(x, widths[level], name=layers.decoder_level(level))
     return keras.Model(inputs, layers.head(x, spec.labels), name=name)

@@ -60,6 +60,7 @@ class TrainConfig:
     accumulate: int = _flag(1, "batches a step, one after the other: large batches, small memory")
     loss: str = _flag("dice_ce", "an overlap and a pixelwise term", choices=tuple(losses.LOSSES))
     label_smoothing: float = _flag(0.0, "share of targets that becomes even odds in the latter")
+    deep_supervision: int = _flag(0, "coarse levels of the decoder that learn to answer too")
     learning_rate: float = _flag(2e-3, "at its highest, after warm-up")
     weight_decay: float = _flag(1e-4, "of AdamW")
     ema: float = _flag(0.0, "average the weights, keeping so much of the average a step; 0: do not")
@@ -84,7 +85,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
-        for name in ("size", "batch_size"):
+        for name in ("size", "batch_size", "deep_supervision"):
             if (value := getattr(self, name)) < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative; got {value}")
         self.window_limits()

@@ -148,7 +148,10 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         model = _under(
             device.precision(config.precision),
             lambda: Trainee(
-                zoo.NETWORKS[config.model](plan.spec), plan.spec.labels, config.accumulate
+                zoo.NETWORKS[config.model](plan.spec),
+                plan.spec.labels,
+                config.accumulate,
+                config.deep_supervision,
             ),
         )
         watched = _compile(model, plan)
@@ -320,7 +323,7 @@ def _finish(plan: Plan, setup: _Setup) -> None:
     with setup.strategy.scope(), setup.average.in_place():
         if best.exists():
             setup.model.load_weights(best)
-        network = _float32(plan.config.model, plan.spec, setup.model)
+        network = _float32(plan.config.model, plan.spec, setup.model.network)
     history = plan.directory / "history.csv"
     if history.exists():
         watching.draw_curves(history, plan.directory / "curves.png")

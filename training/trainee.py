@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from training import metrics
+from training import metrics, supervision
 
 
 class Trainee(keras.Model):
@@ -16,17 +16,62 @@ class Trainee(keras.Model):
     batches one after the other, in the memory of one, and updates the weights once.
     """
 
-    def __init__(self, network: keras.Model, labels: Sequence[str], accumulate: int = 1) -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        labels: Sequence[str],
+        accumulate: int = 1,
+        supervised_levels: int = 0,
+    ) -> None:
         """Wraps a network from the zoo.
 
         Args:
           network: from images (n, *shape, channels) to probabilities (n, *shape, labels).
           labels: what the probabilities are of.
           accumulate: small batches a step; the batch that `fit` is given holds all of them.
+          supervised_levels: coarse levels of the decoder that learn to answer too.
         """
-        super().__init__(network.input, network.output, name=network.name)
+        coarse = supervision.coarse_answers(network, labels, supervised_levels)
+        answers = [network.output, *coarse] if coarse else network.output
+        super().__init__(network.input, answers, name=network.name)
+        self.network = network
         self._accumulate = accumulate
         self.counts = metrics.ThresholdCounts(labels)
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor | list[tf.Tensor]:
+        """Returns the network's answer; in training those of coarse levels after it, as a list."""
+        answers: tf.Tensor | list[tf.Tensor] = super().call(inputs, training=training, mask=mask)
+        return answers[0] if isinstance(answers, list) and not training else answers
+
+    def compute_loss(
+        self,
+        x: tf.Tensor | None = None,
+        y: tf.Tensor | None = None,
+        y_pred: tf.Tensor | list[tf.Tensor] | None = None,
+        sample_weight: tf.Tensor | None = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Returns the loss of an answer, or of the answers of all levels by their weights."""
+        answers = y_pred if isinstance(y_pred, list) else [y_pred]
+        shares = supervision.weights(len(answers))
+        return sum(
+            share * self.loss(supervision.shrunk(y, answer), answer)
+            for share, answer in zip(shares, answers, strict=True)
+        )
+
+    def compute_metrics(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        y_pred: tf.Tensor | list[tf.Tensor],
+        sample_weight: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Adds the network's own answer to the metrics."""
+        answer = y_pred[0] if isinstance(y_pred, list) else y_pred
+        result: dict[str, tf.Tensor] = super().compute_metrics(x, y, answer, sample_weight)
+        return result
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Updates the weights once by the mean gradient of the small batches."""
