@@ -71,7 +71,7 @@ def test_a_run_leaves_all_that_evaluation_and_export_read(make_plan):
 
 
 def test_the_loss_falls_and_the_phantoms_lungs_are_found(make_plan):
-    planned = make_plan("learns", epochs=12)
+    planned = make_plan("learns", epochs=12, learning_rate=2e-2)
     directory = train(planned)
     losses = [float(row["loss"]) for row in history(directory)]
     case = planned.part("test")[0]
