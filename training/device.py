@@ -18,14 +18,16 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 def strategy() -> tf.distribute.Strategy:
     """Returns how to train here; to be called before anything else of TensorFlow.
 
-    MultiWorkerMirroredStrategy where TF_CONFIG names several workers, MirroredStrategy where
-    there are several GPUs or several logical CPUs, else one device.
+    MirroredStrategy where there are several GPUs or several logical CPUs, else one device.
 
     Raises:
-      InputError: if TF_CONFIG cannot be understood.
+      InputError: if TF_CONFIG cannot be understood, or names several workers.
     """
     if _workers() > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        raise InputError(
+            f"TF_CONFIG names {_workers()} workers, and training uses the devices of one machine; "
+            "unset TF_CONFIG"
+        )
     for kind in ("GPU", "CPU"):
         devices = tf.config.list_logical_devices(kind)
         if len(devices) > 1:
