@@ -39,7 +39,8 @@ def export_folder(tmp_path) -> pathlib.Path:
 
 @pytest.fixture
 def texts(export_folder, tmp_path) -> dict[str, str]:
-    return deployment.files([deployment.survey(export_folder)], tmp_path / "deploy", ROW_S, 2)
+    batches_s = deployment.in_turn_s(ROW_S)
+    return deployment.files([deployment.survey(export_folder)], tmp_path / "deploy", batches_s, 2)
 
 
 def test_the_newest_version_is_the_canary_and_the_one_before_it_stable(export_folder):
@@ -85,14 +86,24 @@ def test_the_official_parser_reads_the_models_and_their_labels(texts):
     ("row_s", "size"), [(0.002, 64), (0.06, 16), (0.5, 2), (0.51, 1), (7.0, 1)]
 )
 def test_a_batch_holds_as_many_rows_as_are_done_in_a_second(row_s, size):
-    text = deployment.batching_config(row_s, cores=2)
+    text = deployment.batching_config(deployment.in_turn_s(row_s), cores=2)
     assert re.search(r"^max_batch_size { value: (\d+) }$", text, re.MULTILINE)[1] == str(size)
 
 
 def test_a_full_queue_is_answered_within_the_deadline_of_a_rest_call():
-    text = deployment.batching_config(0.06, cores=2)
+    text = deployment.batching_config(deployment.in_turn_s(0.06), cores=2)
     queue = int(re.search(r"^max_enqueued_batches { value: (\d+) }$", text, re.MULTILINE)[1])
     assert queue * 16 * 0.06 / 2 <= 30
+
+
+def test_a_request_waits_for_others_only_where_that_pays():
+    def timeout(batches_s):
+        text = deployment.batching_config(batches_s, cores=2)
+        return re.search(r"^batch_timeout_micros { value: (\d+) }$", text, re.MULTILINE)[1]
+
+    assert timeout({1: 0.010, 2: 0.019, 4: 0.036}) == "0"
+    assert timeout({1: 0.010, 2: 0.012, 4: 0.016}) == "5000"  # as on a GPU
+    assert "1: 10.0 ms, 2: 12.0 ms" in deployment.batching_config({1: 0.010, 2: 0.012}, cores=2)
 
 
 def test_no_word_of_a_template_is_left_open(texts):
@@ -245,7 +256,9 @@ def running(tmp_path_factory):
         saved_model.write(network, target, saved_model.warm_up_inputs(network.spec, png))
         proven(target)
     served = deployment.survey(folder / "exports" / NAME)
-    texts = deployment.files([served], folder / "deploy", deployment.measure_row_s(served, 1), 2)
+    texts = deployment.files(
+        [served], folder / "deploy", deployment.measure_batches_s(served, 1), 2
+    )
     # What containers mount lies elsewhere here.
     texts = {
         place: text.replace('"/models/', f'"{folder}/exports/') for place, text in texts.items()
