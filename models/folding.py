@@ -46,6 +46,26 @@ def fold(network: keras.Model) -> keras.Model:
     return copy
 
 
+def in_precision(network: keras.Model, policy: str) -> keras.Model:
+    """Returns a network that computes in less than float32 up to its last layer.
+
+    Args:
+      network: a graph of layers.
+      policy: of Keras, such as "mixed_bfloat16".
+    """
+    last = {output._keras_history.operation.name for output in network.outputs}
+
+    def clone(layer: layers.Layer) -> layers.Layer:
+        config = layer.get_config()
+        if layer.name not in last and not isinstance(layer, layers.InputLayer):
+            config["dtype"] = policy
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(network, clone_function=clone)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
 def _pairs(network: keras.Model) -> dict[str, layers.Layer]:
     """Returns the normalisations that can be folded, by the name of their convolution."""
     pairs = {}

@@ -46,7 +46,15 @@ class Network:
         self.spec = spec
         self.network = network
         self.networks = (network, *others)
-        self._answer = answers.Answer([folding.fold(one) for one in self.networks], spec)
+        self._folded = [folding.fold(one) for one in self.networks]
+        self._answer = answers.Answer(self._folded, spec)
+
+    def in_precision(self, precision: str) -> "Network":
+        """Returns the network computing in "bfloat16" or "float16", or itself in "float32"."""
+        if precision == "float32":
+            return self
+        first, *others = (folding.in_precision(one, f"mixed_{precision}") for one in self._folded)
+        return Network(first, self.spec, *others)
 
     @functools.cached_property
     def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -16,9 +16,9 @@ import multiprocessing
 import pathlib
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline import quiet_tensorflow  # noqa: F401 - first: it silences the import
 
@@ -31,13 +31,17 @@ from rich import console as rich_console
 
 from data_pipeline import inference, tta
 from data_pipeline.errors import InputError, one_line_for_bad_input
+from data_pipeline.spec import InputSpec
 from models import segmenter
 from models.segmenter import Network
-from serving import client, golden, parity, saved_model, server_process
+from serving import client, formats, golden, parity, saved_model, server_process
 from serving.connection import Access
 from serving.parity import Answer, Golden
 
 GOLDEN_CASES = 4
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+T = TypeVar("T")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,13 +56,33 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="exports/MODEL")
     parser.add_argument("--cases", type=_count, default=GOLDEN_CASES, help="golden cases")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what the graph computes in; with less than float32 masks are close, not equal",
+    )
+    parser.add_argument(
+        "--also",
+        type=_formats,
+        default=(),
+        help=f"further formats, of {', '.join(formats.FORMATS)}",
+    )
     flags = parser.parse_args(argv)
     console = rich_console.Console(highlight=False, soft_wrap=True)
     with one_line_for_bad_input():
         network = segmenter.load(*flags.runs, tta=flags.tta)
         _introduce(network, console)
         cases = golden.choose(flags.runs, network.spec, flags.cases)
-        folder = export(network, flags.out, cases, console, run=" ".join(map(str, flags.runs)))
+        folder = export(
+            network,
+            flags.out,
+            cases,
+            console,
+            run=" ".join(map(str, flags.runs)),
+            precision=flags.precision,
+            also=flags.also,
+        )
     name = flags.out.resolve().name
     console.print(f"export: {folder}")
     console.print(
@@ -89,6 +113,15 @@ def _count(text: str) -> int:
     return count
 
 
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := sorted(set(names) - set(formats.FORMATS)):
+        raise argparse.ArgumentTypeError(
+            f"unknown: {', '.join(unknown)}; known: {', '.join(formats.FORMATS)}"
+        )
+    return names
+
+
 def export(
     network: Network,
     out: pathlib.Path,
@@ -96,6 +129,8 @@ def export(
     console: rich_console.Console,
     *,
     run: str = "",
+    precision: str = "float32",
+    also: Sequence[str] = (),
 ) -> pathlib.Path:
     """Writes the next version of a model, if all ways of running it agree; returns its folder.
 
@@ -105,15 +140,26 @@ def export(
       cases: scans on which the ways must agree.
       console: told what is being done.
       run: where the network comes from, for parity.json.
+      precision: what the graph computes in, of PRECISIONS.
+      also: further formats to write, of formats.FORMATS.
 
     Raises:
       InputError: if they do not agree or a way cannot be tried; nothing is left behind then.
     """
+    exported = network.in_precision(precision)
     with _unfinished(out) as folder:
         with console.status("writing the SavedModel"):
             _, png = golden.phantom_of(network.spec, 0)
-            saved_model.write(network, folder, saved_model.warm_up_inputs(network.spec, png))
-        proof = _prove(network, folder, cases, console)
+            saved_model.write(exported, folder, saved_model.warm_up_inputs(network.spec, png))
+        proof = {"precision": precision, **_prove(exported, folder, cases, console)}
+        if exported is not network:
+            found = [exported.probabilities(case.scan) for case in cases]
+            proof["against_float32"] = _close(precision, network, found, cases, console)
+        for name in also:
+            with console.status(f"{name}: writing and running it"):
+                path = formats.write(name, network, folder / saved_model.EXTRA)
+                found = _fresh(_in_format, name, path, cases, network.spec)
+            proof[name] = _close(name, network, found, cases, console)
         text = json.dumps({"run": run, **_environment(), **proof}, indent=2)
         (folder / saved_model.EXTRA / "parity.json").write_text(text + "\n", encoding="utf-8")
         return _publish(folder, out)
@@ -166,7 +212,7 @@ def _prove(
         expected = [_trained(network, case) for case in cases]
     differences = {}
     with console.status("SavedModel in a fresh process"):
-        found = _in_fresh_process(folder, cases)
+        found = _fresh(_loaded_anew, folder, cases)
         differences["saved_model"] = parity.compare("the SavedModel", expected, found, cases)
     with server_process.embedded(folder.parent, folder.parent.name) as addresses:
         for api, address in addresses.items():
@@ -192,13 +238,42 @@ def _trained(network: Network, case: Golden) -> Answer:
     return Answer(probabilities, planes, {})
 
 
-def _in_fresh_process(folder: pathlib.Path, cases: Sequence[Golden]) -> list[Answer]:
+def _close(
+    way: str,
+    network: Network,
+    found: Sequence[np.ndarray],
+    cases: Sequence[Golden],
+    console: rich_console.Console,
+) -> dict[str, Any]:
+    """Returns how far the masks of another way are from the trained model's, for parity.json."""
+    expected = [network.probabilities(case.scan) for case in cases]
+    told = parity.compare_closely(way, expected, found, cases)
+    console.print(
+        f"{way}: {sum(told['pixels_that_differ'])} pixels differ from the trained model's masks; "
+        f"smallest Dice {told['smallest_dice']:.5f}"
+    )
+    return told
+
+
+def _in_format(
+    name: str, path: pathlib.Path, cases: Sequence[Golden], spec: InputSpec
+) -> list[np.ndarray]:
+    predict = formats.load(name, path)
+    return [inference.probabilities(case.scan, spec, predict) for case in cases]
+
+
+def _fresh(work: Callable[..., T], *told: object) -> T:
+    """Returns work(*told), done in a process that knows nothing of this one.
+
+    Raises:
+      NotProven: if it ends its process.
+    """
     spawn = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         try:
-            return pool.submit(_loaded_anew, folder, cases).result()
+            return pool.submit(work, *told).result()
         except futures.process.BrokenProcessPool as error:
-            raise parity.NotProven("not exported: the SavedModel ended its process") from error
+            raise parity.NotProven("not exported: the model ended its process") from error
 
 
 def _loaded_anew(folder: pathlib.Path, cases: Sequence[Golden]) -> list[Answer]:

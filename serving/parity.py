@@ -19,12 +19,23 @@ from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
 from serving import client, encoded
 
-PROBABILITY_TOLERANCE = 1e-5
+PROBABILITY_TOLERANCE = 1e-5  # of what runs in TensorFlow in float32; masks are equal there
 LARGEST_BATCH = 8  # tiles in the batch that is compared with single requests
 
 
 class NotProven(InputError):
     """Two ways of running one model disagree."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Closeness:
+    """How far masks may be from the trained model's where they cannot be equal to it."""
+
+    smallest_dice: float = 0.999  # of each label in each case
+    largest_share: float = 0.001  # of each case's pixels that differ
+
+
+CLOSE = Closeness()  # for other runtimes and for less than float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +92,50 @@ def compare(
             )
         largest = max(largest, float(difference))
     return largest
+
+
+def compare_closely(
+    way: str, expected: Sequence[np.ndarray], found: Sequence[np.ndarray], golden: Sequence[Golden]
+) -> dict[str, Any]:
+    """Returns how far the masks of probabilities are off, for parity.json.
+
+    Args:
+      way: of running the model, in words.
+      expected: probabilities (labels, *grid) of each case.
+      found: likewise.
+      golden: the cases.
+
+    Raises:
+      NotProven: if a mask is further off than CLOSE allows.
+    """
+    wrong, dices, differences = [], [], []
+    for case, standard, answer in zip(golden, expected, found, strict=True):
+        truth, mask = standard > inference.THRESHOLD, answer > inference.THRESHOLD
+        wrong.append(int((truth != mask).sum()))
+        dice = min(map(_dice, truth, mask))
+        dices.append(dice)
+        differences.append(float(np.abs(standard - answer).max()))
+        # Written so that NaN does not pass.
+        near = dice >= CLOSE.smallest_dice and wrong[-1] <= CLOSE.largest_share * truth.size
+        if not (near and differences[-1] <= 1):
+            raise NotProven(
+                f"not exported: the mask of {way} differs in {wrong[-1]} of {truth.size} pixels "
+                f"from the trained model's, Dice {dice:.4f}, golden case {case.number}; allowed "
+                f"are {CLOSE.largest_share:.1%} and {CLOSE.smallest_dice}"
+            )
+    return {
+        "masks_equal": not any(wrong),
+        "pixels_that_differ": wrong,
+        "smallest_dice": min(dices),
+        "largest_probability_difference": max(differences),
+        "allowed": dataclasses.asdict(CLOSE),
+    }
+
+
+def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
+    """Dice of two planes; 1 where both are empty, which is where they agree."""
+    size = int(truth.sum()) + int(mask.sum())
+    return 2.0 * int((truth & mask).sum()) / size if size else 1.0
 
 
 def _check_planes(way: str, case: Golden, expected: np.ndarray, found: np.ndarray) -> None:
