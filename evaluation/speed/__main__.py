@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from data_pipeline.errors import one_line_for_bad_input
-from evaluation.speed import pipeline, store, training
+from evaluation.speed import pipeline, serving, store, training
 
 COMMANDS: Mapping[str, ModuleType] = {
     "pipeline": pipeline,
+    "serving": serving,
     "store": store,
     "training": training,
 }

@@ -50,6 +50,11 @@ def describe(packages: Iterable[str]) -> dict[str, object]:
     }
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package is there, without importing it."""
+    return bool(_version(package))
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -1,0 +1,166 @@
+"""A model server as a process of its own, and what it says of its own time.
+
+The server and its clients are commands of serving, which evaluation does not import: they meet
+here in command lines, an address and files.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_pipeline.errors import InputError
+
+_START_S = 300.0  # TensorFlow alone may take half a minute to load on a busy machine
+_STOP_S = 30.0
+_METRICS = "/monitoring/prometheus/metrics"
+# Of each, the server tells a sum in microseconds and a count.
+_TOLD = {
+    "handling": "request_latency",
+    "graph": "runtime_latency",
+    "queue": "batching_session:queuing_latency",
+}
+
+
+class Server:
+    """The embedded server with one model, for as long as something is measured on it."""
+
+    def __init__(self, model: str, grpc_port: int, rest_port: int) -> None:
+        self.model = model
+        self.addresses = {"grpc": f"127.0.0.1:{grpc_port}", "rest": f"127.0.0.1:{rest_port}"}
+
+    def totals(self) -> dict[str, tuple[float, float]]:
+        """Returns seconds spent so far and how often, for each of the steps in a server."""
+        text = _get(f"http://{self.addresses['rest']}{_METRICS}")
+        return {
+            step: (_total(text, f"{name}_sum") / 1e6, _total(text, f"{name}_count"))
+            for step, name in _TOLD.items()
+        }
+
+    def load(self, scan: pathlib.Path, folder: pathlib.Path, **options: object) -> dict[str, Any]:
+        """Returns what `python -m serving.load` measured, with the server's own share.
+
+        Raises:
+          InputError: if it fails.
+        """
+        out = folder / "load.json"
+        words = [f"--{name}={value}" for name, value in options.items()]
+        address = self.addresses[str(options["api"])]
+        before = self.totals()
+        run(
+            *("serving.load", str(scan), "--server", address, "--model", self.model),
+            *("--out", str(out), *words),
+        )
+        measured: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        measured["in_server_ms"] = _means_ms(before, self.totals())
+        return measured
+
+
+def _means_ms(
+    before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]
+) -> dict[str, float]:
+    means = {}
+    for step, (seconds, count) in after.items():
+        times = count - before[step][1]
+        means[step] = 1000 * (seconds - before[step][0]) / times if times else 0.0
+    return means
+
+
+def _total(text: str, name: str) -> float:
+    found = re.findall(rf"^:tensorflow:serving:{name}\{{[^}}]*\}} (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        text: str = reply.read().decode()
+    return text
+
+
+@contextlib.contextmanager
+def running(
+    versions: pathlib.Path, scratch: pathlib.Path, batching: pathlib.Path | None
+) -> Iterator[Server]:
+    """Runs the embedded server on free ports until the block ends.
+
+    Args:
+      versions: exports/MODEL.
+      scratch: a folder for its settings and its log.
+      batching: a file of batching parameters; None: no batching.
+
+    Raises:
+      InputError: if it does not start.
+    """
+    ports = _free_ports(2)
+    monitoring = scratch / "monitoring.config"
+    monitoring.write_text("prometheus_config { enable: true }\n", encoding="utf-8")
+    words = ["--enable_batching", f"--batching_parameters_file={batching}"] if batching else []
+    log = scratch / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "serving.model_server"),
+                *(f"--port={ports[0]}", f"--rest_api_port={ports[1]}"),
+                f"--model_name={versions.name}",
+                f"--model_base_path={versions.resolve()}",
+                f"--monitoring_config_file={monitoring}",
+                *words,
+            ],
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        server = Server(versions.name, *ports)
+        _await(process, f"http://{server.addresses['rest']}/v1/models/{versions.name}", log)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(process: "subprocess.Popen[bytes]", url: str, log: pathlib.Path) -> None:
+    until = time.monotonic() + _START_S
+    while True:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            if '"AVAILABLE"' in _get(url):
+                return
+        if process.poll() is not None or time.monotonic() > until:
+            raise InputError(f"the server did not start: {_last_line(log.read_bytes())}")
+        time.sleep(0.2)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def run(module: str, *words: str) -> None:
+    """Runs one of the project's commands to its end.
+
+    Raises:
+      InputError: with its last line, if it fails.
+    """
+    ended = subprocess.run([sys.executable, "-m", module, *words], capture_output=True)
+    if ended.returncode:
+        told = _last_line(ended.stderr) or _last_line(ended.stdout)
+        raise InputError(f"python -m {module} failed: {told}")
+
+
+def _last_line(text: bytes) -> str:
+    lines: Sequence[str] = text.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

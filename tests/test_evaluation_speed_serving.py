@@ -1,0 +1,79 @@
+import json
+
+import pytest
+
+from evaluation.speed import __main__ as speed
+from evaluation.speed import serving, serving_tables
+
+
+def served(clients, server, graph, queue=0.0, *, batching=False, send="tile"):
+    latency = {"p50": server, "p95": server, "p99": server}
+    return {
+        "api": "grpc", "send": send, "batching": batching, "clients": clients,
+        "latency_ms": latency, "server_ms": latency, "masks_a_second": 1000 * clients / server,
+        "mean_ms": {"decode": 1.0, "preprocess": 2.0, "server": server, "postprocess": 3.0},
+        "in_server_ms": {"handling": graph + 1, "graph": graph, "queue": queue},
+    }  # fmt: skip
+
+
+def in_process(runtime, callers, milliseconds):
+    return {
+        "runtime": runtime, "callers": callers, "a_second": 1000 * callers / milliseconds,
+        "milliseconds": {"p50": milliseconds, "p95": milliseconds, "p99": milliseconds},
+        "different_pixels": 0,
+    }  # fmt: skip
+
+
+MEASURED = {
+    "model": "light",
+    "in_process": [
+        in_process("tensorflow", 1, 20.0), in_process("tensorflow", 2, 25.0),
+        in_process("openvino", 1, 25.0), in_process("openvino", 2, 40.0),
+    ],
+    "served": [
+        served(1, 22.0, 20.0), served(16, 220.0, 30.0),
+        served(16, 200.0, 180.0, 150.0, batching=True),
+        served(4, 50.0, 30.0, send="file"),
+    ],
+}  # fmt: skip
+
+
+def test_the_steps_of_a_request_add_up_to_what_the_client_waited():
+    alone, many, _, _ = MEASURED["served"]
+    assert serving_tables.steps(alone, alone) == {
+        "decode": 1.0, "preprocess": 2.0, "wire": 2.0, "queue": 0.0, "network": 20.0,
+        "postprocess": 3.0,
+    }  # fmt: skip
+    step = serving_tables.steps(many, alone)
+    assert (step["wire"], step["queue"], step["network"]) == (2.0, 188.0, 30.0)
+
+
+def test_the_queue_of_batches_is_no_part_of_the_network():
+    alone, _, batched, _ = MEASURED["served"]
+    step = serving_tables.steps(batched, alone)
+    assert (step["wire"], step["queue"], step["network"]) == (2.0, 168.0, 30.0)
+
+
+def test_what_the_numbers_come_to_is_said():
+    assert serving_tables.aims(MEASURED) == [
+        "TensorFlow against openvino: 0.80 of its time for one pass, 1.60 of its passes a second",
+        "gRPC adds 2.0 ms to a pass of 20.0 ms, 10 %",
+        "16 clients with batching get 80.0 a second, 100 % of the best in one process (80.0)",
+        "from PNG to mask: 80.0 a second (4 clients, grpc)",
+    ]
+
+
+def test_percentiles_are_those_of_all_values():
+    values = list(range(101))
+    assert serving_tables.percentiles(values) == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
+
+
+def test_a_run_of_another_modality_is_refused(tmp_path, capsys):
+    (tmp_path / "spec.json").write_text(
+        json.dumps({"modality": "CT", "labels": ["lung"], "shape": [8, 8]})
+    )
+    with pytest.raises(SystemExit):
+        speed.main(["serving", "--clients", "0"])
+    assert "at least one client" in capsys.readouterr().err
+    with pytest.raises(serving.InputError, match="not of X-rays"):
+        speed.main(["serving", str(tmp_path), "--out", str(tmp_path / "out.json")])
