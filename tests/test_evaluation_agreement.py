@@ -70,7 +70,7 @@ def test_boundary_metrics_agree_with_monai(name):
         assert agrees(value, STORED[name][metric]), metric
 
 
-@pytest.mark.parametrize("name", PAIRS.keys() - OUTLINED.keys())
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in OUTLINED])
 def test_where_a_mask_is_empty_monai_has_no_distance_and_we_take_the_grids_diagonal(name):
     truth, prediction, spacing = PAIRS[name]
     found = boundaries(boundary.distances(truth, prediction, spacing))
