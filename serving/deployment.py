@@ -49,7 +49,7 @@ _SERVER_FLAGS = (
 # A batch must end within this time, and a full queue within the deadline of a REST call.
 _LONGEST_BATCH_S, _LONGEST_QUEUE_S = 1.0, 30.0
 _LARGEST_BATCH = 64
-_WORTH_WAITING = 1.2  # times as fast by the row, and requests wait for others to fill a batch
+_WORTH_WAITING = 1.2  # times as fast by the row and core, and requests wait to fill a batch
 _SLOW_FACTOR = 20  # times the latency of a request alone, and an alert is raised
 
 
@@ -137,7 +137,8 @@ def batching_config(batches_s: Mapping[int, float], cores: int) -> str:
     size = max(rows for rows, spent in batches_s.items() if rows == 1 or spent <= _LONGEST_BATCH_S)
     gain = batches_s[1] * size / batches_s[size]
     # Half of what it can save: a request that finds no company has not lost much.
-    timeout_s = batches_s[1] / 2 if gain >= _WORTH_WAITING else 0.0
+    # As many batches as cores run at once, so a batch that is only spread over them gains nothing.
+    timeout_s = batches_s[1] / 2 if gain >= _WORTH_WAITING * cores else 0.0
     queue = max(1, int(_LONGEST_QUEUE_S * cores / (batches_s[size] * 4)))
     measured = ", ".join(
         f"{rows}: {1000 * spent:.1f} ms" for rows, spent in sorted(batches_s.items())

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich import console as rich_console
 
-from data_pipeline import inference, read
+from data_pipeline import geometry, inference, read
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from serving import client, encoded, in_flight
 from serving.connection import Access
@@ -78,7 +78,9 @@ class _Client(threading.Thread):
             started = time.perf_counter()
             probabilities = self._model.served.predict(self._tile)[0]
             waited_s = time.perf_counter() - started
-            planes = np.moveaxis(probabilities > inference.THRESHOLD, -1, 0)
+            # Rounded as geometry does it, so that it is the mask of the whole scan.
+            whole = np.rint(np.moveaxis(probabilities, -1, 0) * geometry.PROBABILITY_ONE)
+            planes = whole / geometry.PROBABILITY_ONE > inference.THRESHOLD
             self.masks.add(_fingerprint(planes))
             return 0.0, 0.0, waited_s, 0.0
         watch = in_flight.Stopwatch()
