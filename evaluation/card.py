@@ -21,17 +21,17 @@ def complete(run: Run, found: Summary, told: Provenance) -> pathlib.Path | None:
     """Writes a run's scores into its model card.
 
     Returns:
-      the card; None if the run has none (the folder of a cross-validation), or if nobody may
-      write there.
+      the card; None if the run has none (the folder of a cross-validation), if nobody may write
+      there, or if what was scored is not the saved network (an ensemble, other views).
     """
     path = run.path / _NAME
     labels = [item for item in found.labels if item.model == run.name]
-    if not path.is_file() or not labels:
+    if not path.is_file() or not labels or run.members or run.tta is not None:
         return None
     card = path.read_text(encoding="utf-8")
     try:
         summary.save_text(path, with_scores(card, section(labels, found.warnings, told), told))
-    except PermissionError:
+    except OSError:  # nobody may write there, or the disk is read-only
         return None
     return path
 

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from data_pipeline.errors import InputError
 from evaluation import runs, tables
 
 HEADER = (
@@ -28,10 +29,16 @@ def of_run(path: pathlib.Path) -> Cost:
     """Reads what a finished run says of itself."""
     told = [runs.read_config(folder) for folder in runs.load(path).folds]
     return Cost(
-        int(str(told[0]["parameters"])),
-        sum(int(str(config["steps"])) for config in told),
-        sum(float(str(config["train_seconds"])) for config in told) / 60,
+        int(_number(told[0], "parameters")),
+        sum(int(_number(config, "steps")) for config in told),
+        sum(_number(config, "train_seconds") for config in told) / 60,
     )
+
+
+def _number(config: Mapping[str, object], name: str) -> float:
+    if name not in config:
+        raise InputError(f"config.json of a run does not tell its {name}; train it anew")
+    return float(str(config[name]))
 
 
 def rows(

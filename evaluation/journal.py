@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+import data_pipeline
 import evaluation
+import models
 from evaluation.score import CaseScore, LabelScore
 from evaluation.selection import Trial
 from models import calibration
@@ -67,8 +69,9 @@ class Journal:
 def fingerprint(trials: Sequence[Trial]) -> str:
     """Returns a digest of entrants, cases and the code that scores them."""
     digest = hashlib.sha256()
-    for source in sorted(pathlib.Path(evaluation.__path__[0]).glob("*.py")):
-        digest.update(source.read_bytes())
+    for folder in (evaluation, models, data_pipeline):  # all that a score comes from
+        for source in sorted(pathlib.Path(folder.__path__[0]).glob("*.py")):
+            digest.update(source.read_bytes())
     entrants = {t.entrant.name: t.entrant for t in trials}
     for name, entrant in entrants.items():
         digest.update(f"{name} {json.dumps(entrant.describe(), default=str)}\n".encode())

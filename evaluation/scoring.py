@@ -20,6 +20,7 @@ import numpy as np
 
 from data_pipeline import cases, raster
 from data_pipeline.cases import Case
+from data_pipeline.errors import InputError
 from data_pipeline.scan import Mask, Scan
 from evaluation import score
 from evaluation.entrants import safe_name
@@ -193,7 +194,7 @@ def _attempt_rest(
 
 def _reason(error: Exception) -> str:
     """Returns why a case failed; an InputError names the file, what nobody foresaw its type."""
-    if isinstance(error, ValueError):
+    if isinstance(error, InputError):
         return str(error)
     _log.debug("a case failed", exc_info=error)
     return f"{type(error).__name__}: {error}"

@@ -101,7 +101,10 @@ def _check_proof(folder: pathlib.Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read, so nothing proves this version") from error
     if proof.get("masks_equal") is not True or not (folder / "saved_model.pb").exists():
-        raise InputError(f"{folder} was not proven to give the trained model's masks")
+        raise InputError(
+            f"{folder} was not proven to give the trained model's masks (parity.json, "
+            f"masks_equal; precision {proof.get('precision', 'float32')})"
+        )
 
 
 def models_config(models: Sequence[Served]) -> str:

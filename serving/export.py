@@ -155,6 +155,8 @@ def export(
         if exported is not network:
             found = [exported.probabilities(case.scan) for case in cases]
             proof["against_float32"] = _close(precision, network, found, cases, console)
+            # What is evaluated is float32: only masks equal to its are proven.
+            proof["masks_equal"] = proof["against_float32"]["masks_equal"]
         for name in also:
             with console.status(f"{name}: writing and running it"):
                 path = formats.write(name, network, folder / saved_model.EXTRA)

@@ -38,8 +38,9 @@ def folder(tmp_path_factory) -> pathlib.Path:
     saved_model.write(network, version, saved_model.warm_up_inputs(network.spec, png))
     (version / "assets.extra" / "parity.json").write_text('{"masks_equal": true}')
     models = [deployment.survey(folder / NAME)]
+    batches_s = deployment.in_turn_s(ROW_S)
     deployment.write(
-        folder / "deploy", deployment.files(models, folder / "deploy", row_s=ROW_S, cores=2)
+        folder / "deploy", deployment.files(models, folder / "deploy", batches_s, cores=2)
     )
     return folder
 

@@ -69,6 +69,7 @@ def _train(
         with console.status(f"training {name} for {epochs} epochs"):
             server.run(
                 *("training.run", "--model", name, "--name", name, "--epochs", str(epochs)),
+                *("--cleaning", "none"),  # the signatures that take files have no components
                 *("--runs", str(scratch / "runs")),
             )
         yield scratch / "runs" / name
@@ -85,6 +86,8 @@ def _measure(
     known = spec.load(run / "spec.json")
     if known.modality != "XR" or len(known.shape) != 2:
         raise InputError(f"{run} is not of X-rays, which is what is sent here")
+    if known.cleaning or known.frame not in (None, known.shape):
+        raise InputError(f"{run} cleans its masks or cuts tiles, so that a file is not one request")
     versions = scratch / "exports" / run.resolve().name
     with console.status(f"{run}: export"):
         server.run("serving.export", str(run), "--out", str(versions), *_also())
