@@ -10,6 +10,7 @@ releases however the process ends.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -120,7 +121,13 @@ def _delete(folder: pathlib.Path) -> bool:
     lock = _claim(folder)
     if lock is None:
         return False
-    shutil.rmtree(folder, ignore_errors=True)
+    # Under a name that no reader looks for, so that a deletion cut short leaves no half store.
+    going = (
+        folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.{os.getpid()}")
+    )
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        folder.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
     os.close(lock)
     return True
 

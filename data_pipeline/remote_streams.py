@@ -71,7 +71,8 @@ def ahead(
     Raises:
       InputError: if a file is missing or may not be read.
     """
-    wanted = [[path for path in group if _is_file(path)] for group in groups]
+    # One file may hold several masks of a case; it is fetched once.
+    wanted = [list(dict.fromkeys(path for path in group if _is_file(path))) for group in groups]
     files = [path for group in wanted for path in group]
     # The number keeps names apart; the end says the type.
     local = [folder / f"{number}-{path.name}" for number, path in enumerate(files)]

@@ -82,4 +82,6 @@ _WAY_OUT = {
     "cleaning": "; `python -m training.calibrate RUN --cleaning none` takes it from a run",
     "flips": "; --tta says it for all of them",
     "scales": "; --tta says it for all of them",
+    "shape": "; train both with the same --size and --tile",
+    "window": "; train both with the same --window",
 }

@@ -48,6 +48,11 @@ def test_settings_that_cannot_work_are_refused(flags, told):
         config.from_flags(flags)
 
 
+def test_a_window_may_begin_below_zero():
+    given = config.from_flags(["--modality", "CT", "--window", "-1000,400", "--seed", "3"])
+    assert (given.window_limits(), given.seed) == ((-1000.0, 400.0), 3)
+
+
 def test_a_misspelt_flag_is_an_error():
     with pytest.raises(SystemExit) as left:
         config.from_flags(["--epoch", "3"])

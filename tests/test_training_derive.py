@@ -52,6 +52,13 @@ def test_a_batch_is_the_largest_power_of_two_that_half_of_the_memory_holds():
     assert derive.batch_size(GIB, "GPU", None) == 8
 
 
+def test_a_resumed_run_keeps_what_was_derived_when_it_was_started(tmp_path):
+    (tmp_path / "config.json").write_text('{"size": 160, "batch_size": 4, "window": "-900,50"}')
+    resumed = derive.as_before(TrainConfig(batch_size=2), tmp_path)
+    assert (resumed.size, resumed.window, resumed.batch_size) == (160, "-900,50", 2)
+    assert derive.as_before(TrainConfig(), tmp_path / "elsewhere") == TrainConfig()
+
+
 def test_memory_of_a_sample_grows_with_the_area_of_the_tile():
     small, large = (
         derive.sample_bytes(zoo.NETWORKS["unet"](InputSpec("XR", ("lung",), (side, side))))

@@ -148,7 +148,8 @@ class Best(keras.callbacks.Callback):
 
     def is_out_of_patience(self, epoch: int) -> bool:
         """Returns whether an epoch is too long after the best one."""
-        return bool(self._patience) and epoch - self.epoch >= self._patience
+        known = self.value is not None  # without validation there is no better or worse
+        return bool(self._patience) and known and epoch - self.epoch >= self._patience
 
 
 class Backup(keras.callbacks.Callback):

@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import math
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline import batches, cache, tta
@@ -85,7 +87,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {value}")
-        for name in ("size", "batch_size", "deep_supervision"):
+        for name in ("size", "batch_size", "deep_supervision", "patience"):
             if (value := getattr(self, name)) < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative; got {value}")
         self.window_limits()
@@ -151,4 +153,15 @@ def from_flags(argv: list[str] | None = None) -> TrainConfig:
         kind: Any = optional.get(field.type, field.type)  # type: ignore[arg-type, call-overload]
         options["help"] += "" if field.default in ("", None) else " (default: %(default)s)"
         parser.add_argument(flag, type=kind, default=field.default, **options)
-    return TrainConfig(**vars(parser.parse_args(argv)))
+    return TrainConfig(**vars(parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))))
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Joins --window with what follows it: argparse takes -1000,400 for a flag of its own."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--window":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined

@@ -1,6 +1,7 @@
 """Settings that nobody gave, derived from the data and the machine; a given one always holds."""
 
 import dataclasses
+import json
 import math
 import pathlib
 import subprocess
@@ -25,6 +26,23 @@ _FLOAT_BYTES = 4
 # Measured with the U-Net at 256 x 256, batch 8 on a CPU; see docs/models.md.
 _STEP_FACTOR = 3.0
 _MEMORY_SHARE = 0.5  # of what is free; the rest is for data, other processes, fragmentation
+
+
+def as_before(config: TrainConfig, directory: pathlib.Path) -> TrainConfig:
+    """Returns a resumed run's configuration with what was filled in when it was started.
+
+    The memory that is free now, for one, need not be what was free then.
+    """
+    for path in (directory / "config.json", directory / "fold0" / "config.json"):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # not started yet; what is no run is told later
+        names = [
+            n for n in ("size", "window", "batch_size") if not getattr(config, n) and n in told
+        ]
+        return dataclasses.replace(config, **{name: told[name] for name in names})
+    return config
 
 
 def frame(config: TrainConfig, found: Fingerprint, units: str) -> TrainConfig:
@@ -58,8 +76,9 @@ def batch(config: TrainConfig, spec: InputSpec) -> TrainConfig:
     """Returns the configuration with the batch size filled in where left open."""
     if config.batch_size:
         return config
+    free = free_bytes(device.kind())  # before TensorFlow takes what there is of a GPU
     network = zoo.NETWORKS[config.model](spec)
-    size = batch_size(sample_bytes(network), device.kind(), free_bytes(device.kind()))
+    size = batch_size(sample_bytes(network), device.kind(), free)
     return dataclasses.replace(config, batch_size=size)
 
 

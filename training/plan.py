@@ -62,6 +62,8 @@ def make(config: TrainConfig) -> list[Plan]:
     learnt = [c for c in chosen if any(splits[c.id] == "train" for splits in divided.values())]
     if not learnt:
         raise InputError("no case is left to train on; use more data or --use-all")
+    if config.resume:
+        config = derive.as_before(config, directory)
     found = fingerprint.take(learnt, labels.parse(config.labels), config.seed)
     config = derive.frame(config, found, units)
     spec = _spec(config, chosen, units, found)

@@ -1,6 +1,7 @@
 """What a run leaves in words: config.json, and model_card.md for whoever finds it later."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -163,11 +164,14 @@ def check_same(plan: Plan) -> None:
         raise InputError(f"{plan.directory} was started on other data than {plan.config.data}")
 
 
+@functools.cache  # a resumed run asks twice, a cross-validation once a fold
 def data_hash(cases: tuple[Case, ...]) -> str:
-    """Returns a digest of the images and masks of some cases, by content."""
+    """Returns a digest of the images and masks of some cases, by content and meaning."""
     digest = hashlib.sha256()
     for case in sorted(cases, key=lambda c: c.id):
         digest.update(case.id.encode())
+        meaning = (case.rescale_slope, case.rescale_intercept)
+        digest.update(repr((*meaning, case.lung_values, case.infection_values)).encode())
         for path in (case.image, case.lung_mask, case.infection_mask):
             digest.update(b"|")  # a mask moved to another label's column is other data
             if path is None:

@@ -42,7 +42,7 @@ def coarse_answers(
 def shrunk(targets: keras.KerasTensor, answer: keras.KerasTensor) -> keras.KerasTensor:
     """Averages targets (n, *shape, labels) down to the grid of a coarse answer."""
     factor = targets.shape[1] // answer.shape[1]
-    return ops.average_pool(targets, factor, strides=factor)
+    return targets if factor == 1 else ops.average_pool(targets, factor, strides=factor)
 
 
 def weights(answers: int) -> list[float]:
