@@ -4,7 +4,7 @@
     python -m data_pipeline.cache --most-gb 20       # deletes the longest unused beyond that
     python -m data_pipeline.cache --unused-days 30   # deletes what was not used for 30 days
 
-Training does the first by itself, with a bound of 50 GB. A store that a running training reads
+Training does the second by itself, with a bound of 50 GB. A store that a running training reads
 or writes is never deleted: each process holds a lock on what it uses (flock), which the system
 releases however the process ends.
 """

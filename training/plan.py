@@ -24,8 +24,8 @@ _CONVENTIONS = {
     "medseg": "infection is ground glass (1) and consolidation (2), without pleural effusion",
 }
 
-# Mirrored answers to average in, at inference. Measured in cross-validation: 0.015 of Dice on CT
-# infection for four times the work, under 0.001 on X-ray lungs.
+# Mirrored answers to average in, at inference: 0.01 to 0.02 of Dice on CT infection for four
+# times the work, 0.001 on X-ray lungs (docs/models.md).
 _TTA = {"XR": "none", "CT": "flips"}
 
 
