@@ -225,10 +225,11 @@ def _tile(
         corner = _corner(store, case, first, spec, share, rng)
         slices, rows, cols = (c - m for c, m in zip(corner, around, strict=True))
         image, target = store.tile(case, (slices, rows, cols), inference.as_block(sides))
-        return np.ascontiguousarray(image), np.ascontiguousarray(target)
+        # Not float16 in the graph: where oneDNN has no kernels for it, it says so on stderr.
+        return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(target)
 
-    image, stored = tf.numpy_function(read, which, (tf.float16, tf.uint8))
-    image = tf.cast(tf.ensure_shape(image, (*sides, spec.channels)), tf.float32)
+    image, stored = tf.numpy_function(read, which, (tf.float32, tf.uint8))
+    image = tf.ensure_shape(image, (*sides, spec.channels))
     stored = tf.ensure_shape(stored, (*sides, len(spec.labels)))
     annotated = stored != frames.NOT_ANNOTATED
     target = tf.where(annotated, tf.cast(stored, tf.float32) / frames.FULL, 0.0)

@@ -1,9 +1,12 @@
 import dataclasses
+import types
 
 import pytest
 
+from data_pipeline.spec import InputSpec
 from evaluation import card
 from evaluation.results import Provenance
+from evaluation.runs import Run
 
 CARD = "# unet\n\n## Scores\n<!-- scores end here -->\n\n## Limits\n"
 
@@ -31,3 +34,17 @@ def test_scoring_again_replaces_the_section_of_the_same_split_and_data(told):
 
 def test_a_card_without_that_place_gets_them_at_its_end(told):
     assert card.with_scores("# old\n", "| 0.9 |", told).startswith("# old\n\n<!-- scores of test")
+
+
+def test_a_card_tells_of_the_saved_network_only(told, tmp_path):
+    (tmp_path / "model_card.md").write_text(CARD)
+    spec = InputSpec("XR", ("lung",), (32, 32))
+    run = Run("a", tmp_path, spec, {}, {}, {}, (tmp_path,), frozenset())
+    found = types.SimpleNamespace(labels=[types.SimpleNamespace(model="a")], warnings=())
+    for other in (
+        dataclasses.replace(run, members=(run, run)),
+        dataclasses.replace(run, tta="flips"),
+        dataclasses.replace(run, name="not scored"),
+    ):
+        assert card.complete(other, found, told) is None
+    assert (tmp_path / "model_card.md").read_text() == CARD

@@ -1,6 +1,7 @@
 """The gate of an export, and what it leaves on disk; see also test_served_equals_trained."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -44,7 +45,7 @@ def without_processes(monkeypatch, network):
         expected = [export._trained(network, case) for case in golden_cases]
         return [dataclasses.replace(a, planes=changes[way](a.planes)) for a in expected]
 
-    monkeypatch.setattr(export, "_in_fresh_process", lambda _, given: answers("saved_model", given))
+    monkeypatch.setattr(export, "_fresh", lambda _, __, given: answers("saved_model", given))
     monkeypatch.setattr(export, "_over", lambda api, _, __, given: answers(api, given))
     monkeypatch.setattr(export.server_process, "embedded", embedded)
     return changes
@@ -105,6 +106,19 @@ def test_the_proof_is_kept_without_names_of_cases(network, one_case, without_pro
     assert case["grid"] == [97, 131]
     assert case["masks"]["lung"]["pixels"] == planes[0].sum()
     assert len(case["masks"]["lung"]["sha256"]) == 64
+
+
+def test_less_precise_masks_are_proven_only_if_they_are_those_of_float32(
+    network, one_case, without_processes, tmp_path, monkeypatch
+):
+    def far_off(*_):
+        return {"masks_equal": False, "pixels_that_differ": [3], "smallest_dice": 0.9995}
+
+    monkeypatch.setattr(parity, "compare_closely", far_off)
+    monkeypatch.setattr(network, "in_precision", lambda _: copy.copy(network))
+    folder = export.export(network, tmp_path / "tiny", one_case, quiet(), precision="bfloat16")
+    proof = json.loads((folder / "assets.extra" / "parity.json").read_text())
+    assert (proof["precision"], proof["masks_equal"]) == ("bfloat16", False)
 
 
 def renamed(scan: Scan, source: str) -> Scan:

@@ -71,10 +71,14 @@ def test_tiles_asked_for_at_once_give_the_bits_of_tiles_asked_for_in_turn(spec, 
 
 def test_scans_that_share_a_pool_share_its_limit(pool):
     network = Slow()
+    spec = dataclasses.replace(SLICES, labels=("lung", "infection"))
     each = in_flight.in_order(pool, 4)
+
+    def ask(_):
+        return inference.probabilities(volume(9, 8, 8), spec, network, each=each)
+
     with futures.ThreadPoolExecutor(3) as scans:
-        for _ in range(3):
-            scans.submit(inference.probabilities, volume(9, 8, 8), SLICES, network, each=each)
+        assert len(list(scans.map(ask, range(3)))) == 3
     assert network.calls == 27
     assert network.most <= 4
 

@@ -176,7 +176,7 @@ def test_the_spec_signature_answers_once_a_row(served):
     [
         {"modality": "CT", "units": "HU", "window": (-1000.0, 400.0)},
         {"shape": (8, 64, 64), "window": (0.0, 255.0)},
-        {"neighbours": 1},
+        {"neighbours": 1, "window": (0.0, 255.0)},
         {"spacing_mm": (1.0, 1.0), "window": (0.0, 255.0)},
         {"frame": (128, 128), "window": (0.0, 255.0)},
         {"cleaning": (spec.Cleaning(largest=2),)},

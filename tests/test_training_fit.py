@@ -141,6 +141,15 @@ def test_an_interrupted_cross_validation_goes_on_with_folds_not_begun(phantoms, 
     assert fit.is_finished(train(second))
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """What a shell starts in its background ignores Ctrl-C, tests included."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_waits_until_the_step_is_counted():
     interrupt = Interrupt()
     interrupt.set_model(types.SimpleNamespace(stop_training=False))
