@@ -54,6 +54,9 @@ def proven_dicom(encoded: tf.Tensor) -> tf.Tensor:
       encoded: the file, a string scalar.
     """
     expected = tf.numpy_function(_read_dicom, (encoded,), tf.float32)
+    # What our reader refuses is told in its words, whatever tensorflow-io would make of it.
+    with tf.control_dependencies([expected]):
+        encoded = tf.identity(encoded)
     decoded = tfio.image.decode_dicom_image(encoded, on_error="strict", dtype=tf.uint16)
     decoded = tf.cast(tf.squeeze(decoded), tf.float32)
     told = "tensorflow-io decodes this DICOM file to other values; data_pipeline.read reads it"
