@@ -70,7 +70,7 @@ def calibrated(probabilities: tf.Tensor, temperatures: Sequence[float]) -> tf.Te
     if not temperatures:
         return probabilities
     held = tf.clip_by_value(probabilities, FLOOR, 1.0 - FLOOR)
-    logits = tf.math.log(held) - tf.math.log1p(-held)
+    logits = tf.math.log(held) - tf.math.log(1.0 - held)  # ONNX has no log1p
     return tf.sigmoid(logits / tf.constant(temperatures, tf.float32))
 
 
