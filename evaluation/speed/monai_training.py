@@ -186,12 +186,14 @@ def write_masks(
 
 def _predictor(net: torch.nn.Module, spec: InputSpec) -> Callable[[np.ndarray], np.ndarray]:
     # TensorFlow is imported for our intensity preprocessing, and only here.
+    from data_pipeline import quiet_tensorflow  # noqa: F401, I001 - first: it silences the import
+
     from data_pipeline import intensity
 
     def predict(voxels: np.ndarray) -> np.ndarray:
         images = np.moveaxis(np.asarray(intensity.normalise(voxels, spec)), -1, 1)
         with torch.no_grad():
-            answers = torch.sigmoid(net(torch.from_numpy(np.ascontiguousarray(images))))
+            answers = torch.sigmoid(net(torch.from_numpy(np.array(images))))
         return np.moveaxis(answers.numpy(), 1, -1)
 
     return predict
