@@ -49,6 +49,8 @@ PARTS = ("tiles", "memory", "dicom")
 _FEW = ("--cases", "16")
 CASES = (1000, 5000, 10000, 20000)
 
+_PATIENCE_S = 600  # for one measurement; PyTorch waits for ever on a worker that failed to start
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -114,7 +116,14 @@ def _run(module: str, *words: str) -> dict[str, Any]:
       InputError: if it fails, with the end of what it said.
     """
     command = [sys.executable, "-m", f"evaluation.speed.{module}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"measuring {module} {' '.join(words[:1])} took longer than {_PATIENCE_S} s"
+        ) from error
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         said = done.stderr.strip().splitlines()[-1:] or ["nothing"]

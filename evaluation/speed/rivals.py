@@ -123,8 +123,8 @@ def torchio_queue(job: Job, *, warm: bool) -> Iterator[object]:
     torch.set_num_threads(max(1, job.cores - job.workers))
     prepare = tio.Compose(
         [
-            tio.Lambda(lambda image: image[:1].float(), types_to_apply=[tio.INTENSITY]),
-            tio.Lambda(lambda mask: (mask[:1] > 0).float(), types_to_apply=[tio.LABEL]),
+            tio.Lambda(_grey, types_to_apply=[tio.INTENSITY]),
+            tio.Lambda(_foreground, types_to_apply=[tio.LABEL]),
             tio.Resize((SIDE, SIDE, 1)),
             tio.RescaleIntensity((0, 1), percentiles=(0.5, 99.5)),
         ]
@@ -148,13 +148,23 @@ def torchio_queue(job: Job, *, warm: bool) -> Iterator[object]:
     return _for_ever(tio.SubjectsLoader(queue, batch_size=BATCH, num_workers=0, drop_last=True))
 
 
-def _torchio_transforms(tio: Any) -> list[Any]:
-    def contrast(image: torch.Tensor) -> torch.Tensor:
-        factor, offset = torch.empty(2).uniform_(-1, 1)
-        middle = image.mean()
-        image = (image - middle) * torch.exp(_POLICY.contrast * factor) + middle
-        return (image + _POLICY.brightness * offset).clamp(0, 1)
+# Functions of their own, since the queue's workers are sent them and a lambda cannot be pickled.
+def _grey(image: torch.Tensor) -> torch.Tensor:
+    return image[:1].float()
 
+
+def _foreground(mask: torch.Tensor) -> torch.Tensor:
+    return (mask[:1] > 0).float()
+
+
+def _contrast(image: torch.Tensor) -> torch.Tensor:
+    factor, offset = torch.empty(2).uniform_(-1, 1)
+    middle = image.mean()
+    image = (image - middle) * torch.exp(_POLICY.contrast * factor) + middle
+    return (image + _POLICY.brightness * offset).clamp(0, 1)
+
+
+def _torchio_transforms(tio: Any) -> list[Any]:
     return [
         tio.RandomFlip(axes=0, flip_probability=0.5),
         tio.RandomAffineElasticDeformation(
@@ -169,7 +179,7 @@ def _torchio_transforms(tio: Any) -> list[Any]:
                 "max_displacement": (_ELASTIC, _ELASTIC, 0),
             },
         ),
-        tio.Lambda(contrast, types_to_apply=[tio.INTENSITY]),
+        tio.Lambda(_contrast, types_to_apply=[tio.INTENSITY]),
         tio.RandomGamma(log_gamma=(-_POLICY.gamma, _POLICY.gamma)),
         tio.RandomBlur(
             std=(_BLUR_SIGMA, _BLUR_SIGMA, _BLUR_SIGMA, _BLUR_SIGMA, 0, 0), p=_POLICY.blur
