@@ -13,10 +13,10 @@ help: ## lists these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: ## creates .venv and installs what the project needs; nothing if that is done
-	@bash constraints/install.sh main .venv test,dev
+	@bash constraints/install.sh main .venv test,dev,formats
 
 setup-tfio: ## the same for the tensorflow-io lane, in .venv-tfio
-	@bash constraints/install.sh tfio .venv-tfio tfio,test
+	@bash constraints/install.sh tfio .venv-tfio tfio,test,formats
 
 demo: setup ## the main job on the shipped sample: train, score, export, serve, segment
 	@$(PY) demo.py

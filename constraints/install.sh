@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs one dependency lane into a virtual environment, or does nothing if it is up to date.
 #
-#     constraints/install.sh main .venv test,dev
-#     constraints/install.sh tfio .venv-tfio tfio,test
+#     constraints/install.sh main .venv test,dev,formats
+#     constraints/install.sh tfio .venv-tfio tfio,test,formats
 #
 # Looks for a Python by itself; PYTHON=/path/to/python names one instead. Run from anywhere.
 set -euo pipefail

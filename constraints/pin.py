@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-EXTRAS = {"main": "test,dev", "tfio": "tfio,test"}
+EXTRAS = {"main": "test,dev,formats", "tfio": "tfio,test,formats"}
 
 Versions = dict[str, str]  # of each package, by name
 

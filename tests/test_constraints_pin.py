@@ -44,7 +44,8 @@ def test_a_run_of_pythons_in_the_middle_is_bounded_on_both_sides(pin):
 def test_a_lane_pins_everything_that_setup_cfg_asks_for(lane, without):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
+    extras = setup["options.extras_require"]
+    wanted = setup["options"]["install_requires"] + extras["test"] + extras["formats"]
     lines = [line.strip() for line in wanted.splitlines()]
     names = {line.split(">")[0].lower() for line in lines if line and not line.startswith("#")}
     pins = (ROOT / f"constraints/{lane}.txt").read_text().splitlines()

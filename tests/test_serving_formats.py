@@ -24,12 +24,8 @@ def quiet():
     return rich_console.Console(quiet=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "needed"), [("onnx", "tf2onnx onnxruntime"), ("litert", "ai_edge_litert")]
-)
-def test_another_runtime_gives_the_masks_of_the_trained_network(name, needed, tmp_path):
-    for package in needed.split():
-        pytest.importorskip(package)
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_another_runtime_gives_the_masks_of_the_trained_network(name, tmp_path):
     calibrated = dataclasses.replace(
         tiny_network.XRAY, temperatures=((1.3,) * len(tiny_network.XRAY.labels),)
     )
@@ -107,8 +103,6 @@ def test_less_than_float32_is_proven_against_itself_and_its_distance_told(precis
 
 @pytest.mark.slow
 def test_an_export_holds_the_further_formats_and_their_proof(tmp_path):
-    for package in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
-        pytest.importorskip(package)
     folder = export.export(
         tiny_network.build(), tmp_path / "tiny", cases(), quiet(), also=("onnx", "litert")
     )
