@@ -188,3 +188,42 @@ def test_a_store_does_not_grow_in_memory_with_its_cases(chest_cases, volume, tmp
     opened(2)
     # Its id and the number of its first frame; 12 slices of 8 x 8 pixels are 3 kB of the files.
     assert opened(60) - opened(10) < 50 * 500
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_store_holds_the_same_bytes_however_many_threads_decode(
+    chest_cases, tmp_path, monkeypatch, threads
+):
+    by_hand = [list(frames.case_slices(case, SPEC)) for case in chest_cases]
+    monkeypatch.setattr(frames, "_MOST_THREADS", threads)
+    monkeypatch.setattr(frames.os, "cpu_count", lambda: 4)
+    store = frames.open_store(chest_cases, SPEC, tmp_path / "cache")
+    assert store.ids == [case.id for case in chest_cases]
+    for number, [(image, target)] in enumerate(by_hand):
+        np.testing.assert_array_equal(store.image(number)[..., 0], image)
+        np.testing.assert_array_equal(store.target(number), target)
+
+
+def test_threads_are_only_a_few_images_ahead_of_what_is_written(chest_cases, tmp_path, monkeypatch):
+    asked, written = [], []
+    append = frames._write_case
+    monkeypatch.setattr(frames.os, "cpu_count", lambda: 1)  # so that two may wait
+    monkeypatch.setattr(
+        frames, "_write_case", lambda *args: (written.append(len(asked)), append(*args))[1]
+    )
+
+    def counted(cases):
+        for case in cases:
+            asked.append(case)
+            yield case
+
+    frames.open_store(chest_cases, SPEC, tmp_path / "cache", progress=counted)
+    assert written == [3, 4, 5, 6, 6, 6]
+
+
+def test_of_several_broken_cases_the_first_is_named(chest_cases, tmp_path):
+    for number in (3, 1, 4):
+        chest_cases[number].image.write_bytes(b"no image")
+    with pytest.raises(InputError, match=f"^case {chest_cases[1].id}: "):
+        frames.open_store(chest_cases, SPEC, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
