@@ -11,3 +11,13 @@ import os
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
 os.environ.setdefault(VARIABLE, "1")
+
+
+def enabled() -> bool:
+    """Whether TensorFlow, imported by this process or one that it starts, uses these kernels."""
+    return os.environ[VARIABLE].lower() in ("1", "true")
+
+
+def value(with_onednn: bool) -> str:
+    """Returns what the variable must be set to."""
+    return "1" if with_onednn else "0"

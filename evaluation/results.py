@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from data_pipeline import cases, remote
+from data_pipeline import cases, onednn, remote
 from data_pipeline import write as data_write
 from data_pipeline.cases import Case
 from evaluation import (
@@ -68,6 +68,7 @@ class Provenance:
     seed: int
     entrants: dict[str, Mapping[str, object]]
     versions: dict[str, str]
+    onednn: bool  # with oneDNN's kernels, which round differently
 
     @classmethod
     def of(
@@ -91,6 +92,7 @@ class Provenance:
             seed=seed,
             entrants={entrant.name: entrant.describe() for entrant in entrants},
             versions={"python": platform.python_version(), **_versions()},
+            onednn=onednn.enabled(),
         )
 
 

@@ -9,7 +9,6 @@ runs takes up the new models.config by itself.
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -19,7 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from rich import console as rich_console
 
+from data_pipeline import onednn
 from data_pipeline.errors import InputError, one_line_for_bad_input
+from serving import proof
 
 IMAGES = {
     "IMAGE": "tensorflow/serving:2.20.0",
@@ -67,6 +68,11 @@ class Served:
         """The versions to be loaded."""
         return sorted({self.stable, self.canary})
 
+    @property
+    def version_folders(self) -> list[pathlib.Path]:
+        """Their folders."""
+        return [self.folder / str(version) for version in self.versions]
+
 
 def survey(folder: pathlib.Path, stable: int | None = None) -> Served:
     """Returns an export to be deployed: its newest version is the canary.
@@ -89,21 +95,17 @@ def survey(folder: pathlib.Path, stable: int | None = None) -> Served:
     if stable not in versions:
         raise InputError(f"{folder} has no version {stable}; it has {versions}")
     served = Served(name, folder, stable, versions[-1])
-    for version in served.versions:
-        _check_proof(folder / str(version))
+    for version in served.version_folders:
+        _check_proof(version)
     return served
 
 
 def _check_proof(folder: pathlib.Path) -> None:
-    path = folder / "assets.extra" / "parity.json"
-    try:
-        proof = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read, so nothing proves this version") from error
-    if proof.get("masks_equal") is not True or not (folder / "saved_model.pb").exists():
+    told = proof.read(folder)
+    if not told.masks_equal or not (folder / "saved_model.pb").exists():
         raise InputError(
             f"{folder} was not proven to give the trained model's masks (parity.json, "
-            f"masks_equal; precision {proof.get('precision', 'float32')})"
+            f"masks_equal; precision {told.precision})"
         )
 
 
@@ -177,11 +179,16 @@ def measure_batches_s(model: Served, repeats: int = 5) -> dict[int, float]:
     """Returns the median seconds of a batch in this process, by its rows.
 
     Stops at the first size that takes longer than a batch may.
+
+    Raises:
+      InputError: if this process has another setting of oneDNN than the proof, and so other times.
     """
+    folder = model.folder / str(model.canary)
+    proof.check_setting(folder)
     # Deferred: it loads TensorFlow, which nothing else here needs.
     from serving import saved_model
 
-    served = saved_model.load(model.folder / str(model.canary))
+    served = saved_model.load(folder)
     measured = {}
     for rows in _batch_sizes():
         voxels = np.zeros((rows, *served.spec.shape, served.spec.channels), np.float32)
@@ -215,12 +222,14 @@ def _words(
     models: Sequence[Served], out: pathlib.Path, batches_s: Mapping[int, float], cores: int
 ) -> dict[str, str]:
     row_s = batches_s[1]
+    with_onednn = proof.common_setting([v for model in models for v in model.version_folders])
     mounts = {m.name: os.path.relpath(m.folder.resolve(), out.resolve()) for m in models}
     words = IMAGES | {
         "GRPC_PORT": str(GRPC_PORT),
         "REST_PORT": str(REST_PORT),
         "FRONT_PORT": str(FRONT_PORT),
         "UPSTREAM": "serving",
+        "ONEDNN": onednn.value(with_onednn),
         "SECRETS": "/etc/secrets",
         "MODEL_NAMES": " ".join(model.name for model in models),
         "SERVER_FLAGS": " \\\n  ".join(_SERVER_FLAGS),

@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from rich import console as rich_console
 
-from data_pipeline import inference, tta
+from data_pipeline import inference, onednn, tta
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.spec import InputSpec
 from models import segmenter
@@ -292,13 +292,14 @@ def _over(api: str, address: str, name: str, cases: Sequence[Golden]) -> list[An
         model.close()
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> dict[str, str | bool]:
     return {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "onednn": onednn.enabled(),
     }
 
 

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 
 from data_pipeline import errors, onednn
 from data_pipeline.errors import InputError
+from serving import proof
 from serving.server import flags as server_flags
 from serving.server import model_config, ports
 
@@ -120,22 +121,26 @@ def _models(flags: server_flags.Flags) -> tuple[Model, ...]:
         path = pathlib.Path(flags.model_base_path)
         models = (Model(flags.model_name, str(path.absolute())),)
     for model in models:
-        _check_has_version(model)
+        _check_versions(model)
     return models
 
 
-def _check_has_version(model: Model) -> None:
+def _check_versions(model: Model) -> None:
     if "://" in model.base_path:
         return
     path = pathlib.Path(model.base_path)
     if not path.is_dir():
         raise InputError(f"model {model.name}: there is no folder {path}")
     versions = [p for p in path.iterdir() if re.fullmatch(r"\d+", p.name)]
-    if not any((p / "saved_model.pb").exists() for p in versions):
+    whole = [p for p in versions if (p / "saved_model.pb").exists()]
+    if not whole:
         raise InputError(
             f"model {model.name}: no version in {path}; expected a folder with a number for a "
             f"name and a saved_model.pb in it, such as {path}/1/saved_model.pb"
         )
+    newest = max(whole, key=lambda version: int(version.name))
+    if (newest / proof.PLACE).exists():  # any SavedModel is served, and only ours have one
+        proof.check_setting(newest)
 
 
 def _find_server(backend: str) -> tuple[str, tuple[str, ...]]:
@@ -204,7 +209,7 @@ def _docker_run(
     image = os.environ.get("TENSORFLOW_SERVING_IMAGE", DOCKER_IMAGE)
     return (
         *program, "run", "--rm", "--init", *publish, *mounts,
-        f"--env={onednn.VARIABLE}={os.environ[onednn.VARIABLE]}",
+        f"--env={onednn.VARIABLE}={onednn.value(onednn.enabled())}",
         "--entrypoint=tensorflow_model_server", image,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ CARD = "# unet\n\n## Scores\n<!-- scores end here -->\n\n## Limits\n"
 
 @pytest.fixture
 def told():
-    return Provenance("python -m x", "2026-01-02", "data", "a" * 64, "test", 0, {}, {})
+    return Provenance("python -m x", "2026-01-02", "data", "a" * 64, "test", 0, {}, {}, True)
 
 
 def test_scores_go_into_the_section_that_training_left_for_them(told):

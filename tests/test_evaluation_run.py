@@ -91,6 +91,7 @@ def test_two_runs_and_the_threshold_are_scored_on_the_same_cases(
     assert good["metrics"]["dice"]["mean"]["value"] == pytest.approx(mean["good"], abs=1e-6)
     assert good["cases"] == good["patients"] == 6
     assert summary["provenance"]["entrants"]["good"]["kind"] == "run"
+    assert summary["provenance"]["onednn"] is True
     for name in ("comparison", "by_diagnosis", "gallery", "reliability"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 5000
     mask = raster.read(out / "masks" / "good" / "phantom-2_lung.png")

@@ -23,10 +23,11 @@ NAME = "lung_unet"
 ROW_S = 0.06
 
 
-def proven(folder: pathlib.Path, equal: bool = True) -> pathlib.Path:
+def proven(folder: pathlib.Path, equal: bool = True, onednn: bool = True) -> pathlib.Path:
     (folder / "assets.extra").mkdir(parents=True, exist_ok=True)
     (folder / "saved_model.pb").touch()
-    (folder / "assets.extra" / "parity.json").write_text(json.dumps({"masks_equal": equal}))
+    told = json.dumps({"masks_equal": equal, "onednn": onednn})
+    (folder / "assets.extra" / "parity.json").write_text(told)
     return folder
 
 
@@ -176,6 +177,35 @@ def test_a_pod_is_ready_when_models_answer_and_goes_after_its_requests(texts):
         assert serving[probe]["exec"]["command"] == ["bash", "/config/is-available.sh"]
     paused = int(serving["lifecycle"]["preStop"]["exec"]["command"][1])
     assert paused < pod["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize(("with_onednn", "value"), [(True, "1"), (False, "0")])
+def test_every_server_gets_the_onednn_setting_that_the_models_were_proven_with(
+    with_onednn, value, tmp_path
+):
+    for version in "12":
+        proven(tmp_path / NAME / version, onednn=with_onednn)
+    batches_s = deployment.in_turn_s(ROW_S)
+    texts = deployment.files([deployment.survey(tmp_path / NAME)], tmp_path / "d", batches_s, 2)
+    yaml = pytest.importorskip("yaml")
+    compose = yaml.safe_load(texts["compose.yaml"])
+    assert compose["services"]["serving"]["environment"] == {"TF_ENABLE_ONEDNN_OPTS": value}
+    deployed = next(m for m in kubernetes(texts) if m["kind"] == "Deployment")
+    serving = deployed["spec"]["template"]["spec"]["containers"][0]
+    assert serving["env"] == [{"name": "TF_ENABLE_ONEDNN_OPTS", "value": value}]
+    assert f" -e TF_ENABLE_ONEDNN_OPTS={value} " in texts["docker-run.sh"]
+
+
+@pytest.mark.parametrize("environment", [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}])
+def test_a_container_with_another_onednn_setting_is_not_available(environment, texts):
+    asked = subprocess.run(
+        ["bash", "-c", texts["config/is-available.sh"]],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert asked.returncode == 1
+    assert asked.stderr == "TF_ENABLE_ONEDNN_OPTS must be 1, as when the models were proven\n"
 
 
 def expressions(texts) -> list[str]:

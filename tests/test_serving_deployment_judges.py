@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     _, png = golden.phantom_of(network.spec, 0)
     version = folder / NAME / "1"
     saved_model.write(network, version, saved_model.warm_up_inputs(network.spec, png))
-    (version / "assets.extra" / "parity.json").write_text('{"masks_equal": true}')
+    (version / "assets.extra" / "parity.json").write_text('{"masks_equal": true, "onednn": true}')
     models = [deployment.survey(folder / NAME)]
     batches_s = deployment.in_turn_s(ROW_S)
     deployment.write(

@@ -100,6 +100,7 @@ def test_the_proof_is_kept_without_names_of_cases(network, one_case, without_pro
     proof = json.loads(text)
     assert proof["run"] == "runs/unet"
     assert proof["masks_equal"] is True
+    assert proof["onednn"] is True
     assert proof["largest_probability_difference"] == {"saved_model": 0, "grpc": 0, "rest": 0}
     [case] = proof["golden_cases"]
     planes = export._trained(network, named[0]).planes

@@ -3,7 +3,7 @@
 # The server has no authentication: its ports are bound to 127.0.0.1.
 cd "$(dirname "$0")" || exit 1
 exec docker run --rm --name segmentation --read-only --cap-drop ALL \
-  -e TF_ENABLE_ONEDNN_OPTS=1 \
+  -e TF_ENABLE_ONEDNN_OPTS=@ONEDNN@ \
   -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 \
 @DOCKER_VOLUMES@
   -v "$PWD/config:/config:ro" \
