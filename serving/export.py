@@ -10,15 +10,11 @@ of a cross-validation, become one model that averages their probabilities.
 """
 
 import argparse
-import contextlib
 import json
-import multiprocessing
 import pathlib
 import platform
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from data_pipeline import quiet_tensorflow  # noqa: F401 - first: it silences the import
 
@@ -29,19 +25,15 @@ import numpy as np
 import tensorflow as tf
 from rich import console as rich_console
 
-from data_pipeline import inference, onednn, tta
-from data_pipeline.errors import InputError, one_line_for_bad_input
-from data_pipeline.spec import InputSpec
+from data_pipeline import onednn, tta
+from data_pipeline.errors import one_line_for_bad_input
 from models import segmenter
 from models.segmenter import Network
-from serving import client, formats, golden, parity, saved_model, server_process
-from serving.connection import Access
-from serving.parity import Answer, Golden
+from serving import formats, gate, golden, proof, saved_model, version_folder
+from serving.parity import Golden
 
 GOLDEN_CASES = 4
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-T = TypeVar("T")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -147,149 +139,39 @@ def export(
       InputError: if they do not agree or a way cannot be tried; nothing is left behind then.
     """
     exported = network.in_precision(precision)
-    with _unfinished(out) as folder:
-        with console.status("writing the SavedModel"):
-            _, png = golden.phantom_of(network.spec, 0)
-            saved_model.write(exported, folder, saved_model.warm_up_inputs(network.spec, png))
-        proof = {"precision": precision, **_prove(exported, folder, cases, console)}
+    with version_folder.unfinished(out) as folder:
+        _write_saved_model(exported, folder, console)
+        told: dict[str, Any] = {"run": run, **_environment(), "precision": precision}
+        told |= gate.prove(exported, folder, cases, console)
         if exported is not network:
-            found = [exported.probabilities(case.scan) for case in cases]
-            proof["against_float32"] = _close(precision, network, found, cases, console)
+            far = gate.compare_precision(precision, network, exported, cases, console)
             # What is evaluated is float32: only masks equal to its are proven.
-            proof["masks_equal"] = proof["against_float32"]["masks_equal"]
+            told |= {"against_float32": far, "masks_equal": far["masks_equal"]}
         for name in also:
-            with console.status(f"{name}: writing and running it"):
-                path = formats.write(name, network, folder / saved_model.EXTRA)
-                found = _fresh(_in_format, name, path, cases, network.spec)
-            proof[name] = _close(name, network, found, cases, console)
-        text = json.dumps({"run": run, **_environment(), **proof}, indent=2)
-        (folder / saved_model.EXTRA / "parity.json").write_text(text + "\n", encoding="utf-8")
-        return _publish(folder, out)
+            told[name] = _add_format(name, network, folder, cases, console)
+        (folder / proof.PLACE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        return version_folder.publish(folder, out)
 
 
-@contextlib.contextmanager
-def _unfinished(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the path of a version folder to write; whatever is left there goes in the end.
-
-    It lies beside the versions, so that moving it is one step, under a name that is no number,
-    so that a server that watches them does not load it.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; --out takes the folder of a model's versions")
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as scratch:
-            yield pathlib.Path(scratch) / out.resolve().name / "1"
-    except BaseException:
-        for folder in missing:
-            with contextlib.suppress(OSError):  # not empty: somebody else is at work there
-                folder.rmdir()
-        raise
+def _write_saved_model(
+    network: Network, folder: pathlib.Path, console: rich_console.Console
+) -> None:
+    with console.status("writing the SavedModel"):
+        _, png = golden.phantom_of(network.spec, 0)
+        saved_model.write(network, folder, saved_model.warm_up_inputs(network.spec, png))
 
 
-def _publish(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
-    """Moves a finished version into place under the next free number."""
-    while True:
-        taken = [int(p.name) for p in out.iterdir() if p.name.isascii() and p.name.isdigit()]
-        target = out / str(max(taken, default=0) + 1)
-        with contextlib.suppress(FileExistsError):
-            # Fails on a folder with content, so two exports at once both get a number.
-            target.mkdir()
-            return folder.replace(target)
-
-
-def _prove(
+def _add_format(
+    name: str,
     network: Network,
     folder: pathlib.Path,
     cases: Sequence[Golden],
     console: rich_console.Console,
 ) -> dict[str, Any]:
-    """Returns the proof for parity.json.
-
-    Raises:
-      NotProven: if one way of running the model gives another mask.
-    """
-    with console.status(f"trained model: {len(cases)} golden cases"):
-        expected = [_trained(network, case) for case in cases]
-    differences = {}
-    with console.status("SavedModel in a fresh process"):
-        found = _fresh(_loaded_anew, folder, cases)
-        differences["saved_model"] = parity.compare("the SavedModel", expected, found, cases)
-    with server_process.embedded(folder.parent, folder.parent.name) as addresses:
-        for api, address in addresses.items():
-            with console.status(f"server over {api}"):
-                found = _over(api, address, folder.parent.name, cases)
-                differences[api] = parity.compare(f"the server over {api}", expected, found, cases)
-    console.print(
-        f"masks of trained model, SavedModel, gRPC and REST are equal in every pixel "
-        f"({len(cases)} golden cases; largest difference of a probability "
-        f"{max(differences.values()):.1e})"
-    )
-    return {
-        "masks_equal": True,
-        "largest_probability_difference": differences,
-        "batches_give_the_bits_of_single_requests": True,
-        "golden_cases": parity.describe(cases, expected, network.spec),
-    }
-
-
-def _trained(network: Network, case: Golden) -> Answer:
-    probabilities = network.probabilities(case.scan)
-    planes = inference.mask(probabilities, network.spec).planes
-    return Answer(probabilities, planes, {})
-
-
-def _close(
-    way: str,
-    network: Network,
-    found: Sequence[np.ndarray],
-    cases: Sequence[Golden],
-    console: rich_console.Console,
-) -> dict[str, Any]:
-    """Returns how far the masks of another way are from the trained model's, for parity.json."""
-    expected = [network.probabilities(case.scan) for case in cases]
-    told = parity.compare_closely(way, expected, found, cases)
-    console.print(
-        f"{way}: {sum(told['pixels_that_differ'])} pixels differ from the trained model's masks; "
-        f"smallest Dice {told['smallest_dice']:.5f}"
-    )
-    return told
-
-
-def _in_format(
-    name: str, path: pathlib.Path, cases: Sequence[Golden], spec: InputSpec
-) -> list[np.ndarray]:
-    predict = formats.load(name, path)
-    return [inference.probabilities(case.scan, spec, predict) for case in cases]
-
-
-def _fresh(work: Callable[..., T], *told: object) -> T:
-    """Returns work(*told), done in a process that knows nothing of this one.
-
-    Raises:
-      NotProven: if it ends its process.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        try:
-            return pool.submit(work, *told).result()
-        except futures.process.BrokenProcessPool as error:
-            raise parity.NotProven("not exported: the model ended its process") from error
-
-
-def _loaded_anew(folder: pathlib.Path, cases: Sequence[Golden]) -> list[Answer]:
-    served = saved_model.load(folder)
-    parity.check_batches(served, cases)
-    return parity.answers(served, cases)
-
-
-def _over(api: str, address: str, name: str, cases: Sequence[Golden]) -> list[Answer]:
-    model = client.reach(Access(address), name, api=api)
-    try:
-        return parity.answers(model.served, cases)
-    finally:
-        model.close()
+    """Writes a further format into a version folder; returns its proof."""
+    with console.status(f"{name}: writing and running it"):
+        path = formats.write(name, network, folder / saved_model.EXTRA)
+        return gate.compare_format(name, path, network, cases, console)
 
 
 def _environment() -> dict[str, str | bool]:

@@ -16,7 +16,7 @@ from data_pipeline import cases, inference, phantom, split
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from data_pipeline.spec import InputSpec
-from serving import export, golden, parity, saved_model
+from serving import export, gate, golden, parity, saved_model
 from serving.parity import Answer, Golden
 
 
@@ -42,12 +42,12 @@ def without_processes(monkeypatch, network):
     changes = dict.fromkeys(("saved_model", "grpc", "rest"), lambda planes: planes)
 
     def answers(way, golden_cases):
-        expected = [export._trained(network, case) for case in golden_cases]
+        expected = [gate._trained(network, case) for case in golden_cases]
         return [dataclasses.replace(a, planes=changes[way](a.planes)) for a in expected]
 
-    monkeypatch.setattr(export, "_fresh", lambda _, __, given: answers("saved_model", given))
-    monkeypatch.setattr(export, "_over", lambda api, _, __, given: answers(api, given))
-    monkeypatch.setattr(export.server_process, "embedded", embedded)
+    monkeypatch.setattr(gate, "_fresh", lambda _, __, given: answers("saved_model", given))
+    monkeypatch.setattr(gate, "_over", lambda api, _, __, given: answers(api, given))
+    monkeypatch.setattr(gate.server_process, "embedded", embedded)
     return changes
 
 
@@ -103,7 +103,7 @@ def test_the_proof_is_kept_without_names_of_cases(network, one_case, without_pro
     assert proof["onednn"] is True
     assert proof["largest_probability_difference"] == {"saved_model": 0, "grpc": 0, "rest": 0}
     [case] = proof["golden_cases"]
-    planes = export._trained(network, named[0]).planes
+    planes = gate._trained(network, named[0]).planes
     assert case["grid"] == [97, 131]
     assert case["masks"]["lung"]["pixels"] == planes[0].sum()
     assert len(case["masks"]["lung"]["sha256"]) == 64
@@ -162,7 +162,7 @@ def test_an_export_read_back_gives_the_masks_of_the_network(network, one_case, t
     served = saved_model.load(folder)
     assert (served.name, served.version, served.spec) == ("tiny", 3, network.spec)
     [answer] = parity.answers(served, one_case)
-    expected = export._trained(network, one_case[0])
+    expected = gate._trained(network, one_case[0])
     assert parity.compare("it", [expected], [answer], one_case) == 0.0
     parity.check_batches(served, one_case)
 
@@ -254,7 +254,7 @@ def test_every_kind_of_model_has_golden_cases_that_suit_it(spec, tmp_path):
     folder = tmp_path / "m" / "1"
     saved_model.write(network, folder, saved_model.warm_up_inputs(spec, case.image_bytes))
     [found] = parity.answers(saved_model.load(folder), [case])
-    assert parity.compare("it", [export._trained(network, case)], [found], [case]) == 0.0
+    assert parity.compare("it", [gate._trained(network, case)], [found], [case]) == 0.0
 
 
 def test_phantoms_for_a_network_that_sees_neighbours_are_volumes():
