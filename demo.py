@@ -12,7 +12,6 @@ import pathlib
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
+
+from serving.server import ports
 
 MODEL = "lung_unet"
 SAMPLE = pathlib.Path("data_pipeline/sample")
@@ -154,7 +155,7 @@ def stop(process: subprocess.Popen[bytes], after_s: float = 0) -> None:
 @contextlib.contextmanager
 def server() -> Iterator[dict[str, int]]:
     """Serves the export on free ports while the block runs; yields the port of each API."""
-    grpc, rest = free_ports(2)
+    grpc, rest = ports.free_ports(2)
     log = OUT / "server.log"
     process = start(
         "serving.launch", "--model_name", MODEL, "--model_base_path", str(EXPORTS),
@@ -166,15 +167,6 @@ def server() -> Iterator[dict[str, int]]:
     finally:
         stop(process)
         print("the server is stopped", flush=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def wait_until_available(process: subprocess.Popen[bytes], port: int, log: pathlib.Path) -> None:

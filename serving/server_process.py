@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from typing import IO
 
 from data_pipeline.errors import InputError
 from serving import client, connection
+from serving.server import ports
 
 _START_S = 180.0  # TensorFlow alone may take half a minute to load on a busy machine
 _STOP_S = 20.0
@@ -25,18 +25,18 @@ def embedded(base_path: pathlib.Path, model: str) -> Iterator[Mapping[str, str]]
     Raises:
       InputError: if it ends or does not answer.
     """
-    ports = dict(zip(("grpc", "rest"), free_ports(2), strict=True))
+    port_of = dict(zip(("grpc", "rest"), ports.free_ports(2), strict=True))
     command = [
         *(sys.executable, "-m", "serving.model_server"),
-        f"--port={ports['grpc']}",
-        f"--rest_api_port={ports['rest']}",
+        f"--port={port_of['grpc']}",
+        f"--rest_api_port={port_of['rest']}",
         f"--model_name={model}",
         f"--model_base_path={base_path.resolve()}",
     ]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, cwd=_ROOT, stdout=log, stderr=log)
         try:
-            addresses = {api: f"127.0.0.1:{port}" for api, port in ports.items()}
+            addresses = {api: f"127.0.0.1:{port}" for api, port in port_of.items()}
             for api, address in addresses.items():
                 _await(process, api, address, model, log)
             yield addresses
@@ -69,12 +69,3 @@ def _await(
 def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     return " ".join(log.read().decode(errors="replace").strip().splitlines()[-1:])
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports of 127.0.0.1 that nobody listens on at the moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

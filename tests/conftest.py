@@ -1,8 +1,9 @@
 """Fixtures that many tests share, and what must be set before TensorFlow is imported."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -15,6 +16,10 @@ from data_pipeline import (
     phantom,
 )
 
+if TYPE_CHECKING:
+    import fake_server
+    import served_models
+
 
 @pytest.fixture
 def draw() -> Callable[..., np.ndarray]:
@@ -26,3 +31,29 @@ def draw() -> Callable[..., np.ndarray]:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of twelve phantom X-rays, one a patient; do not write beside it."""
     return phantom.write_manifest(tmp_path_factory.mktemp("phantoms"), count=12)
+
+
+@pytest.fixture
+def fake() -> "fake_server.Fake":
+    """What a model server answers that has no network behind it."""
+    import fake_server
+
+    return fake_server.Fake()
+
+
+@pytest.fixture
+def address(fake: "fake_server.Fake") -> Iterator[str]:
+    """Where it answers over gRPC."""
+    import fake_server
+
+    with fake_server.over_grpc(fake) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[served_models.Running]":
+    """The embedded server with the models of contract_server, one for all tests that only ask."""
+    import contract_server
+
+    with contract_server.running(tmp_path_factory.mktemp("contract")) as running:
+        yield running

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from serving.server import ports
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -121,13 +123,6 @@ def examples_tf1(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Running:
     """An embedded server in a process of its own."""
 
@@ -181,7 +176,7 @@ class Running:
 @contextlib.contextmanager
 def serving(*flags: str, log: pathlib.Path | None = None, wait: bool = True) -> Iterator[Running]:
     """Runs `python -m serving.model_server` on free ports until the block ends."""
-    port, rest_port = free_port(), free_port()
+    port, rest_port = ports.free_ports(2)
     command = [
         sys.executable,
         "-m",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +11,7 @@ import pytest
 
 from data_pipeline import augment, batches, cases, frames, phantom
 from data_pipeline.spec import InputSpec
+from serving.server import ports
 
 SPEC = InputSpec("XR", ("lung", "infection"), (16, 16))
 STEPS, BATCH = 3, 4
@@ -89,8 +89,7 @@ def test_replicas_of_a_machine_are_given_one_devices_batches_and_each_sample_is_
 
 @pytest.mark.slow
 def test_workers_on_two_machines_read_disjoint_halves_of_each_batch(folder, on_one_device):
-    ports = [free_port() for _ in range(2)]
-    cluster = {"worker": [f"localhost:{port}" for port in ports]}
+    cluster = {"worker": [f"localhost:{port}" for port in ports.free_ports(2)]}
     outs = [folder / f"{index}.npz" for index in range(2)]
     workers = [
         start(folder, out, "MultiWorkerMirroredStrategy", TF_CONFIG=json.dumps(
@@ -106,9 +105,3 @@ def test_workers_on_two_machines_read_disjoint_halves_of_each_batch(folder, on_o
     # Of samples 0, 1, 2, 3 of a batch worker 0 reads the first two, worker 1 the others.
     for worker, out in enumerate(outs):
         assert set(np.load(out)["read"] % BATCH // 2) == {worker}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]

@@ -22,6 +22,7 @@ from evaluation import run
 from models import segmenter
 from serving import client, connection, export, segment, server_process
 from serving.connection import Access
+from serving.server import ports
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -209,7 +210,7 @@ def serve(exported: pathlib.Path, port: int) -> subprocess.Popen:
 def test_a_server_killed_in_mid_request_and_restarted_costs_no_scan(exported, folder, trained):
     count = 60
     phantoms = cases.load(phantom.write_manifest(folder / "many", count, shape=(301, 283)))
-    [port] = server_process.free_ports(1)
+    [port] = ports.free_ports(1)
     server = serve(exported, port)
     out = folder / "out-killed"
     flags = [f"--server=127.0.0.1:{port}", f"--model={NAME}", f"--out={out}", "--outage=300"]

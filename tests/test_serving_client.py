@@ -1,4 +1,3 @@
-import socket
 import threading
 import time
 
@@ -11,19 +10,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from serving import client, connection, grpc_client, rest_client
 from serving.connection import Access
+from serving.server import ports
 
 BUSY = (grpc.StatusCode.UNAVAILABLE, "queue is full")
-
-
-@pytest.fixture
-def fake():
-    return fake_server.Fake()
-
-
-@pytest.fixture
-def address(fake):
-    with fake_server.over_grpc(fake) as address:
-        yield address
 
 
 @pytest.fixture
@@ -39,12 +28,6 @@ def rest(address, **settings):
 
 def voxels(**values):
     return {"voxels": np.zeros((1, 2), np.float32)} | values
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def test_three_lines_bring_an_array_to_its_mask(address):
@@ -120,13 +103,13 @@ def test_a_scan_whose_version_goes_is_done_again_from_its_start(fake, model):
 def test_a_server_that_was_never_there_is_told_of_within_seconds():
     started = time.monotonic()
     with pytest.raises(connection.ServerDown, match=r"no answer from 127.*serving\.launch"):
-        client.connect(f"127.0.0.1:{free_port()}", "fake")
+        client.connect(f"127.0.0.1:{ports.free_ports(1)[0]}", "fake")
     assert time.monotonic() - started < 10
 
 
 def test_a_rest_server_that_was_never_there_is_told_of_too():
     with pytest.raises(connection.ServerDown, match=r"no answer from 127.*refused"):
-        client.connect(f"127.0.0.1:{free_port()}", "fake", api="rest")
+        client.connect(f"127.0.0.1:{ports.free_ports(1)[0]}", "fake", api="rest")
 
 
 def test_an_unknown_model_is_told_of(address):
@@ -141,7 +124,7 @@ def test_a_model_that_does_not_say_what_it_takes_is_told_of(fake, address):
 
 
 def test_a_server_that_goes_and_comes_back_is_waited_for(fake):
-    port = free_port()
+    [port] = ports.free_ports(1)
     with fake_server.over_grpc(fake, port) as address:
         model = client.reach(Access(address, outage_s=20.0), "fake")
     found = []

@@ -16,8 +16,9 @@ import pytest
 import tiny_network
 
 from data_pipeline.errors import InputError
-from serving import client, connection, deployment, golden, saved_model, server_process
+from serving import client, connection, deployment, golden, saved_model
 from serving.connection import Access
+from serving.server import ports
 
 NAME = "lung_unet"
 ROW_S = 0.06
@@ -294,11 +295,11 @@ def running(tmp_path_factory):
         place: text.replace('"/models/', f'"{folder}/exports/') for place, text in texts.items()
     }
     deployment.write(folder / "deploy", texts)
-    ports = server_process.free_ports(2)
+    grpc_port, rest_port = ports.free_ports(2)
     flags = [
         flag.replace("/config/", f"{folder}/deploy/config/") for flag in deployment._SERVER_FLAGS
     ]
-    flags += [f"--port={ports[0]}", f"--rest_api_port={ports[1]}"]
+    flags += [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "serving.model_server", *flags],
         cwd=pathlib.Path(__file__).parent.parent,
@@ -307,18 +308,18 @@ def running(tmp_path_factory):
     )
     try:
         available = (folder / "deploy" / "config" / "is-available.sh").read_text()
-        available = available.replace("8501", str(ports[1]))
+        available = available.replace("8501", str(rest_port))
         give_up_at = time.monotonic() + 180
         while subprocess.run(["bash", "-c", available], capture_output=True).returncode:
             assert process.poll() is None
             assert time.monotonic() < give_up_at
             time.sleep(0.2)
         # The script is content with one version of a model; the tests need both.
-        url = f"http://127.0.0.1:{ports[1]}/v1/models/{NAME}"
+        url = f"http://127.0.0.1:{rest_port}/v1/models/{NAME}"
         while urllib.request.urlopen(url).read().count(b"AVAILABLE") < 2:
             assert time.monotonic() < give_up_at
             time.sleep(0.2)
-        yield folder, ports, texts
+        yield folder, (grpc_port, rest_port), texts
     finally:
         process.terminate()
         process.wait()
@@ -356,7 +357,7 @@ def test_the_front_lets_in_who_has_a_token_over_tls_and_nobody_else(running):
     documented.run(documented.example("serving.md", "openssl req"), folder)
     secrets = folder / "deploy" / "secrets"
     [token] = re.findall(r"Bearer (\w+)", (secrets / "tokens.map").read_text())
-    [front_port] = server_process.free_ports(1)
+    [front_port] = ports.free_ports(1)
     conf = (folder / "deploy" / "front" / "nginx.conf").read_text()
     for old, new in {
         "/tmp/": f"{folder}/",  # first: the names below lie in there

@@ -14,6 +14,7 @@ import served_models
 import tiny_network
 
 from serving import deployment, golden, saved_model
+from serving.server import ports
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -130,7 +131,7 @@ def until(condition, timeout_s: float = 200.0) -> None:
 @needs_prometheus
 def test_prometheus_reads_the_server_and_every_panel_shows_something(folder, tmp_path):
     deploy = folder / "deploy"
-    port = served_models.free_port()
+    [port] = ports.free_ports(1)
     with served_models.serving(
         f"--model_base_path={folder}/{NAME}",
         f"--model_name={NAME}",

@@ -12,6 +12,7 @@ import served_models
 
 from data_pipeline.errors import InputError
 from serving import launch
+from serving.server import ports
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def path(tmp_path, monkeypatch):
 
 
 def flags(model, *more: str) -> list[str]:
-    return [f"--port={served_models.free_port()}", f"--model_base_path={model}", *more]
+    return [f"--port={ports.free_ports(1)[0]}", f"--model_base_path={model}", *more]
 
 
 def test_the_real_binary_is_taken_first(tmp_path, path, model):
@@ -99,7 +100,7 @@ def test_models_of_a_config_file_are_checked_too(path, model, tmp_path):
     config = tmp_path / "models.config"
     text = 'model_config_list {{ config {{ name: "a" base_path: "{}" }} }}'
     config.write_text(text.format(tmp_path / "nowhere"))
-    port = f"--port={served_models.free_port()}"
+    port = f"--port={ports.free_ports(1)[0]}"
     with pytest.raises(InputError, match="model a: there is no folder"):
         launch.plan([port, f"--model_config_file={config}"])
     config.write_text(text.format(model))
@@ -132,7 +133,7 @@ def test_mistakes_are_one_line_and_exit_code_2(model):
 
 def test_it_waits_prints_addresses_and_passes_sigterm_on(tmp_path):
     served_models.half_plus(tmp_path / "half" / "1")
-    port, rest_port = served_models.free_port(), served_models.free_port()
+    port, rest_port = ports.free_ports(2)
     process = subprocess.Popen(
         [sys.executable, "-m", "serving.launch", "--backend=embedded", "--model_name=half",
          f"--model_base_path={tmp_path}/half", f"--port={port}", f"--rest_api_port={rest_port}"],
@@ -167,4 +168,4 @@ def test_it_waits_prints_addresses_and_passes_sigterm_on(tmp_path):
 def test_it_ends_with_the_code_of_a_server_that_fails(tmp_path, monkeypatch, model):
     binary = program(tmp_path, "server", "exit 7")
     monkeypatch.setenv("TENSORFLOW_MODEL_SERVER", binary)
-    assert run(*flags(model, f"--rest_api_port={served_models.free_port()}")).returncode == 7
+    assert run(*flags(model, f"--rest_api_port={ports.free_ports(1)[0]}")).returncode == 7

@@ -25,17 +25,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
-def fake():
-    return fake_server.Fake()
-
-
-@pytest.fixture
-def address(fake):
-    with fake_server.over_grpc(fake) as address:
-        yield address
-
-
-@pytest.fixture
 def images(tmp_path) -> pathlib.Path:
     """Five images of 8 x 8 pixels; image N has N bright rows."""
     for bright in range(5):

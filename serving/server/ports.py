@@ -1,5 +1,6 @@
-"""Whether a TCP port can be listened on."""
+"""Which TCP ports can be listened on."""
 
+import contextlib
 import socket
 
 from data_pipeline.errors import InputError
@@ -17,3 +18,12 @@ def check_free(address: str, port: int) -> None:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot listen on {address}:{port}: {reason}") from error
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of 127.0.0.1 that nobody listens on at the moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
