@@ -35,6 +35,6 @@ format: setup ## puts the code into the project's format
 	$(PY) -m ruff check --fix .
 
 clean: ## removes environments and caches; runs, results and exports stay
-	rm -rf .venv .venv-tfio build *.egg-info
+	rm -rf .venv .venv-tfio .venv-rivals build *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 """Areas under the ROC and the precision-recall curve, for many bootstrap samples at once."""
 
+import math
+
 import numpy as np
 
 from evaluation import statistics
@@ -51,7 +53,8 @@ def estimates(
 ) -> tuple[Estimate, Estimate]:
     """Returns ROC AUC and average precision with their intervals.
 
-    Percentile bootstrap of patients: an area is no mean, so bootstrap-t has no short form.
+    Percentile bootstrap of patients: an area is no mean, so bootstrap-t has no short form. The
+    intervals are NaN with fewer than two patients.
 
     Args:
       true: bool (cases,).
@@ -60,18 +63,29 @@ def estimates(
       seed: of the resampling.
     """
     names, patient = np.unique(groups.astype(str), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    found = np.hstack(
-        [
-            areas(true, score, drawn[:, patient])
-            for drawn in statistics.resamples(rng, len(names), len(true))
-        ]
-    )
-    tail = (1 - statistics.CONFIDENCE) / 2
-    low, high = np.nanquantile(found, [tail, 1 - tail], axis=1)
     values = areas(true, score, np.ones((1, len(true))))[:, 0]
+    low = high = np.full(2, math.nan)
+    if len(names) > 1:
+        low, high = _intervals(true, score, patient, seed)
     roc, average = (
         Estimate(float(v), float(a), float(b), len(true), len(names))
         for v, a, b in zip(values, low, high, strict=True)
     )
     return roc, average
+
+
+def _intervals(
+    true: np.ndarray, score: np.ndarray, patient: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lower and the upper ends: float (2,), of ROC AUC and average precision."""
+    patients = int(patient.max()) + 1
+    rng = np.random.default_rng(seed)
+    found = np.hstack(
+        [
+            areas(true, score, drawn[:, patient])
+            for drawn in statistics.resamples(rng, patients, len(true))
+        ]
+    )
+    tail = (1 - statistics.CONFIDENCE) / 2
+    low, high = np.nanquantile(found, [tail, 1 - tail], axis=1)
+    return low, high

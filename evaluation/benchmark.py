@@ -31,7 +31,6 @@ from evaluation.speed import machine
 
 NETWORKS = ("unet", "light", "cnn")
 BASELINE = "threshold"
-NAMES = {"unet": "U-Net", "light": "light U-Net", "cnn": "CNN", "threshold": "Thresholding"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +169,12 @@ def _row(task: Task, item: dict[str, object]) -> tuple[str, ...]:
     if not isinstance(measured, dict):
         raise InputError("summary.json has no metrics; was it written by this version?")
     model = str(item["model"]).removeprefix(f"benchmark-{task.name}-")
-    dice = measured["dice"]["mean"]
-    interval = f"{dice['value']:.3f} ({dice['low']:.3f}-{dice['high']:.3f})"
     return (
         task.title,
-        NAMES.get(model, model),
+        tables.MODELS.get(model, model),
         f"{measured['accuracy']['mean']['value']:.3f}",
         f"{measured['loss']['mean']['value']:.3f}",
-        interval,
+        tables.with_stored_interval(measured["dice"]["mean"]),
         str(item["cases"]),
         *_published(model),
     )

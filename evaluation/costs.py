@@ -63,14 +63,14 @@ def _row(
     model, measured = str(item["model"]), item["metrics"]
     if not isinstance(measured, dict):
         raise TypeError("summary.json: metrics is no table")
-    dice = measured["dice"]["mean"]
+    name = model.rpartition("-")[2]
     return (
         title,
-        model.rpartition("-")[2],
+        tables.MODELS.get(name, name),
         *(("0", "-", "-") if cost is None else _of(cost)),
         f"{1000 * seconds[model]:.0f}",
         f"{measured['accuracy']['mean']['value']:.3f}",
-        f"{dice['value']:.3f} ({dice['low']:.3f}-{dice['high']:.3f})",
+        tables.with_stored_interval(measured["dice"]["mean"]),
         str(item["cases"]),
     )
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import rich.box
@@ -14,6 +14,7 @@ from evaluation.summary import LabelSummary, Summary
 
 HEADER = ("Model", "Label", "Accuracy", "Loss", "Dice (95 % interval)", "Cases", "Patients")
 _NAMES = ("Task", *HEADER[:2])  # columns of text
+MODELS = {"unet": "U-Net", "light": "light U-Net", "cnn": "CNN", "threshold": "Thresholding"}
 NOTE = "Means over cases; interval: bootstrap of patients. Loss: nats per pixel."
 
 
@@ -29,6 +30,13 @@ def with_interval(estimate: Estimate, digits: int = 3) -> str:
     low, high = number(estimate.low, digits), number(estimate.high, digits)
     dash = " to " if estimate.low < 0 else "-"
     return f"{number(estimate.value, digits)} ({low}{dash}{high})"
+
+
+def with_stored_interval(estimate: Mapping[str, float | None], digits: int = 3) -> str:
+    """The same of an estimate in summary.json, where null is what is undefined."""
+    found = (estimate[name] for name in ("value", "low", "high"))
+    value, low, high = (math.nan if number is None else number for number in found)
+    return with_interval(Estimate(value, low, high, 0, 0), digits)
 
 
 def p_value(p: float) -> str:

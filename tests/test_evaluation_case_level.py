@@ -63,6 +63,14 @@ def test_a_sample_without_positives_has_no_areas():
     assert np.isnan(areas_of([True, False], [2, 1], [0, 1])).all()
 
 
+def test_areas_of_one_patient_have_no_interval():
+    true, score = np.array([True, False, True]), np.array([3.0, 2.0, 1.0])
+    for estimate in areas.estimates(true, score, np.array(["p"] * 3)):
+        assert (estimate.cases, estimate.patients) == (3, 1)
+        assert estimate.value > 0
+        assert np.isnan([estimate.low, estimate.high]).all()
+
+
 def test_average_precision_sums_precision_over_steps_of_recall():
     # From the highest score down: right, wrong, right: 1/2 * 1 + 1/2 * 2/3.
     value = areas_of([True, False, True], [3, 2, 1])[1]

@@ -43,6 +43,6 @@ def test_rows_show_cost_beside_scores_and_none_for_what_is_not_trained(finished,
         "model,seconds\ntask-unet,0.010\ntask-unet,0.030\ntask-unet,9.0\nthreshold,0.002\n"
     )
     assert costs.rows("CT", scored, [finished]) == [
-        ("CT", "unet", "1,234,567", "220", "2.0", "30", "0.925", "0.750 (0.700-0.800)", "50"),
-        ("CT", "threshold", "0", "-", "-", "2", "0.925", "0.750 (0.700-0.800)", "50"),
+        ("CT", "U-Net", "1,234,567", "220", "2.0", "30", "0.925", "0.750 (0.700-0.800)", "50"),
+        ("CT", "Thresholding", "0", "-", "-", "2", "0.925", "0.750 (0.700-0.800)", "50"),
     ]

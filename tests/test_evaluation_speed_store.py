@@ -21,6 +21,15 @@ def test_frames_and_tiles_are_measured_from_each_kind_of_file(tmp_path):
     assert store._table(found).row_count == 6
 
 
+def test_where_pages_cannot_be_dropped_nothing_is_called_cold(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_CAN_FORGET", False)
+    monkeypatch.delattr("os.posix_fadvise", raising=False)
+    measured = store._measured("frames", tmp_path, lambda: [(np.zeros(3), None)], passes=1)
+    assert np.isnan(measured.cold)
+    assert measured.warm > 0
+    assert list(store._table([measured]).columns[3].cells) == ["-"]
+
+
 def test_the_records_hold_what_the_store_holds(tmp_path):
     xrays = cases.load(phantom.write_manifest(tmp_path / "data", count=3))
     kept = frames.open_store(xrays, XRAY, tmp_path / "cache")

@@ -19,6 +19,13 @@ def test_numbers_are_for_reading():
     assert [tables.p_value(p) for p in (0.0004, 0.0314, math.nan)] == ["< 0.001", "0.031", "-"]
 
 
+def test_an_interval_is_read_from_json_where_null_is_none():
+    dice = {"value": 0.951, "low": 0.94, "high": 0.96, "cases": 9}
+    assert tables.with_stored_interval(dice) == "0.951 (0.940-0.960)"
+    assert tables.with_stored_interval(dice | {"low": None, "high": None}) == "0.951"
+    assert tables.with_stored_interval({"value": None, "low": None, "high": None}) == "-"
+
+
 def test_markdown_and_latex_hold_the_same_cells():
     header, body = ("Model", "Dice"), [("a_b", "0.9"), ("c", "95 %")]
     assert tables.markdown(header, body).splitlines() == [

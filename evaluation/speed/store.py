@@ -3,11 +3,13 @@
 Whole frames of the sample's X-rays are read one after the other, and tiles from anywhere in
 volumes. Of a TFRecord file a whole volume has to be read and parsed for a tile; it is let off
 lightly here, by cutting several tiles at once from each. Cold: the pages of the files were
-dropped from memory first (posix_fadvise), as after a reboot. Warm: they were read just before.
+dropped from memory first (posix_fadvise, where the system has it), as after a reboot. Warm: they
+were read just before.
 """
 
 import argparse
 import dataclasses
+import math
 import os
 import pathlib
 import statistics
@@ -23,6 +25,7 @@ from data_pipeline.cases import Case
 from data_pipeline.spec import InputSpec
 from evaluation.speed import machine
 
+_CAN_FORGET = hasattr(os, "posix_fadvise")  # not on macOS
 _BATCH = 8
 _TILES_A_VOLUME = 4  # as batches.whole draws
 _XRAY = InputSpec("XR", ("lung",), (256, 256))
@@ -39,7 +42,7 @@ class Measured:
     what: str
     way: str
     megabytes: float
-    cold: float  # samples a second
+    cold: float  # samples a second; NaN where the system cannot drop pages
     warm: float  # likewise, the median of several passes
 
 
@@ -134,9 +137,10 @@ def _records(path: pathlib.Path, spec: InputSpec, compression: str) -> Callable[
 def _measured(what: str, folder: pathlib.Path, make: Callable[[], object], passes: int) -> Measured:
     files = [file for file in folder.rglob("*") if file.is_file()]
     _pass(make)  # builds the graph, and reads all once
-    for file in files:
-        _forget(file)
-    cold = _pass(make)
+    if _CAN_FORGET:
+        for file in files:
+            _forget(file)
+    cold = _pass(make) if _CAN_FORGET else math.nan
     warm = statistics.median(_pass(make) for _ in range(passes))
     return Measured(what, folder.name, sum(f.stat().st_size for f in files) / 1e6, cold, warm)
 
@@ -198,6 +202,6 @@ def main(argv: list[str]) -> None:
 def _table(found: Sequence[Measured]) -> rich.table.Table:
     table = rich.table.Table("sample", "kept as", "MB", "samples/s cold", "samples/s warm")
     for one in found:
-        rates = (f"{rate:,.0f}" for rate in (one.cold, one.warm))
+        rates = ("-" if math.isnan(rate) else f"{rate:,.0f}" for rate in (one.cold, one.warm))
         table.add_row(one.what, one.way, f"{one.megabytes:,.1f}", *rates)
     return table

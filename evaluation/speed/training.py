@@ -116,15 +116,13 @@ def _table(curves: list[Curve], scored: pathlib.Path) -> list[tuple[str, ...]]:
     about = {curve.name: curve.about for curve in curves}
     rows: list[tuple[str, ...]] = []
     for item in found["labels"]:
-        dice = item["metrics"]["dice"]["mean"]
-        interval = f"{dice['value']:.3f} ({dice['low']:.3f}-{dice['high']:.3f})"
         told = about[item["model"]]
         rows.append(
             (
                 item["model"],
                 f"{told['parameters']:,}",
                 str(told["steps"]),
-                interval,
+                tables.with_stored_interval(item["metrics"]["dice"]["mean"]),
                 str(item["cases"]),
             )
         )
