@@ -16,7 +16,7 @@ import pytest
 import tiny_network
 
 from data_pipeline.errors import InputError
-from serving import client, connection, deployment, golden, saved_model
+from serving import batch_fit, client, connection, deployment, golden, saved_model
 from serving.connection import Access
 from serving.server import ports
 
@@ -41,7 +41,7 @@ def export_folder(tmp_path) -> pathlib.Path:
 
 @pytest.fixture
 def texts(export_folder, tmp_path) -> dict[str, str]:
-    batches_s = deployment.in_turn_s(ROW_S)
+    batches_s = batch_fit.in_turn_s(ROW_S)
     return deployment.files([deployment.survey(export_folder)], tmp_path / "deploy", batches_s, 2)
 
 
@@ -88,24 +88,24 @@ def test_the_official_parser_reads_the_models_and_their_labels(texts):
     ("row_s", "size"), [(0.002, 64), (0.06, 16), (0.5, 2), (0.51, 1), (7.0, 1)]
 )
 def test_a_batch_holds_as_many_rows_as_are_done_in_a_second(row_s, size):
-    text = deployment.batching_config(deployment.in_turn_s(row_s), cores=2)
+    text = batch_fit.config(batch_fit.in_turn_s(row_s), cores=2)
     assert re.search(r"^max_batch_size { value: (\d+) }$", text, re.MULTILINE)[1] == str(size)
 
 
 def test_a_full_queue_is_answered_within_the_deadline_of_a_rest_call():
-    text = deployment.batching_config(deployment.in_turn_s(0.06), cores=2)
+    text = batch_fit.config(batch_fit.in_turn_s(0.06), cores=2)
     queue = int(re.search(r"^max_enqueued_batches { value: (\d+) }$", text, re.MULTILINE)[1])
     assert queue * 16 * 0.06 / 2 <= 30
 
 
 def test_a_request_waits_for_others_only_where_that_pays():
     def timeout(batches_s):
-        text = deployment.batching_config(batches_s, cores=2)
+        text = batch_fit.config(batches_s, cores=2)
         return re.search(r"^batch_timeout_micros { value: (\d+) }$", text, re.MULTILINE)[1]
 
     assert timeout({1: 0.010, 2: 0.019, 4: 0.036}) == "0"
     assert timeout({1: 0.010, 2: 0.012, 4: 0.016}) == "5000"  # as on a GPU
-    assert "1: 10.0 ms, 2: 12.0 ms" in deployment.batching_config({1: 0.010, 2: 0.012}, cores=2)
+    assert "1: 10.0 ms, 2: 12.0 ms" in batch_fit.config({1: 0.010, 2: 0.012}, cores=2)
 
 
 def test_no_word_of_a_template_is_left_open(texts):
@@ -186,7 +186,7 @@ def test_every_server_gets_the_onednn_setting_that_the_models_were_proven_with(
 ):
     for version in "12":
         proven(tmp_path / NAME / version, onednn=with_onednn)
-    batches_s = deployment.in_turn_s(ROW_S)
+    batches_s = batch_fit.in_turn_s(ROW_S)
     texts = deployment.files([deployment.survey(tmp_path / NAME)], tmp_path / "d", batches_s, 2)
     yaml = pytest.importorskip("yaml")
     compose = yaml.safe_load(texts["compose.yaml"])
@@ -288,7 +288,7 @@ def running(tmp_path_factory):
         proven(target)
     served = deployment.survey(folder / "exports" / NAME)
     texts = deployment.files(
-        [served], folder / "deploy", deployment.measure_batches_s(served, 1), 2
+        [served], folder / "deploy", batch_fit.measure_s(served.folder / "2", 1), 2
     )
     # What containers mount lies elsewhere here.
     texts = {

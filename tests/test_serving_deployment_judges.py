@@ -13,7 +13,7 @@ import pytest
 import served_models
 import tiny_network
 
-from serving import deployment, golden, saved_model
+from serving import batch_fit, deployment, golden, saved_model
 from serving.server import ports
 
 # Keras, saving a network; see setup.cfg.
@@ -39,7 +39,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     saved_model.write(network, version, saved_model.warm_up_inputs(network.spec, png))
     (version / "assets.extra" / "parity.json").write_text('{"masks_equal": true, "onednn": true}')
     models = [deployment.survey(folder / NAME)]
-    batches_s = deployment.in_turn_s(ROW_S)
+    batches_s = batch_fit.in_turn_s(ROW_S)
     deployment.write(
         folder / "deploy", deployment.files(models, folder / "deploy", batches_s, cores=2)
     )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_pipeline.errors import InputError
-from serving import deployment, launch, proof
+from serving import batch_fit, launch, proof
 
 
 def version(folder, **told):
@@ -48,7 +48,7 @@ def test_a_version_is_neither_launched_nor_measured_with_another_setting(
     with pytest.raises(InputError, match=message):
         launch._check_versions(launch.Model("m", str(tmp_path / "m")))
     with pytest.raises(InputError, match=message):
-        deployment.measure_batches_s(deployment.survey(tmp_path / "m", stable=2))
+        batch_fit.measure_s(tmp_path / "m" / "2")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "true" if proven else "false")
     launch._check_versions(launch.Model("m", str(tmp_path / "m")))
 
