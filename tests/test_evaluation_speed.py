@@ -8,7 +8,7 @@ from data_pipeline import cases, frames
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from evaluation.speed import __main__ as speed
-from evaluation.speed import machine, memory, pipeline
+from evaluation.speed import loader, machine, memory, pipeline
 
 
 def test_every_measurement_says_what_it_measures(capsys):
@@ -43,7 +43,7 @@ FOUND = [
     pipeline.Measured("train-step", 0, 2, None, [20.0, 20.0, 20.0]),
     pipeline.Measured("ours", 0, 2, 30.0, [90.0, 100.0, 110.0]),
     pipeline.Measured("monai-cache", 0, 2, 10.0, [20.0, 20.0, 20.0]),
-    pipeline.Measured("monai-cache", 2, 2, 12.0, [38.0, 40.0, 50.0]),
+    pipeline.Measured("monai-cache", 2, 2, 12.0, [38.0, 40.0, 50.0], 4.44, 1.5, 30.4),
     pipeline.Measured("ours", 0, 1, 30.0, [60.0]),
 ]
 
@@ -67,8 +67,8 @@ def test_the_table_has_a_row_a_loader_and_number_of_cores():
         ("MONAI", "2", "2"),
         ("a", "2", "threads"),
     ]
-    assert told[2][3:] == ("12", "40 (38-50)", "2.5 x (1.8-2.9)")
-    assert told[3][3:] == ("-", "20 (20-20)", "5.0 x (4.5-5.5)")
+    assert told[2][3:] == ("4.4", "1.5", "30", "12", "40 (38-50)", "2.5 x (1.8-2.9)")
+    assert told[3][3:] == ("-", "-", "-", "-", "20 (20-20)", "5.0 x (4.5-5.5)")
 
 
 def test_the_command_writes_what_it_measured_and_names_rivals_that_are_missing(
@@ -93,8 +93,31 @@ def test_the_command_writes_what_it_measured_and_names_rivals_that_are_missing(
     assert [m["name"] for m in report["tiles"]] == ["train-step", "ours"]
     assert report["tiles"][0]["cold"] is None
     text = (tmp_path / "pipeline.md").read_text()
-    assert "| data_pipeline.batches | 1 | threads | 30 | 100 (90-110) | - |" in text
+    assert "| data_pipeline.batches | 1 | threads | - | - | - | 30 | 100 (90-110) | - |" in text
     assert "| 20,000 | 700 | 600 |" in text
+
+
+def test_a_first_epoch_is_parted_into_what_is_there_once_and_what_a_case_takes(
+    monkeypatch, tmp_path
+):
+    clock = [0.0]
+    monkeypatch.setattr(loader.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(loader, "_imported", lambda name: 4.0)
+
+    def make(job, *, warm):
+        clock[0] += 0.0 if warm else 2.0  # a graph is built, say
+        while True:
+            clock[0] += loader.BATCH * (0.001 if warm else 0.010)
+            yield None
+
+    monkeypatch.setattr(loader, "_named", lambda name: make)
+    job = loader.Job(cases.load()[:81], tmp_path, 0, 1)  # 10 batches of 8
+    found = loader.measure("ours", job, seconds=0.1, repeats=2)
+    assert found["case_ms"] == pytest.approx(10)
+    assert found["fixed_s"] == pytest.approx(2)
+    assert found["cold"] == pytest.approx(80 / 2.8)
+    assert found["warm"] == pytest.approx([1000, 1000])
+    assert found["imports_s"] == 4
 
 
 def test_an_unknown_part_is_refused():

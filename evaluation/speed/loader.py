@@ -9,6 +9,7 @@ brightness, gamma, blur (one in four) and Gaussian noise, each as strong as augm
 
 import argparse
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -51,6 +52,23 @@ def ours(job: Job, *, warm: bool) -> Iterator[object]:
     return iter(stream)
 
 
+_LIBRARIES = {
+    "ours": ("data_pipeline.augment", "data_pipeline.batches"),
+    "train-step": ("evaluation.speed.train_step",),
+    "monai-cache": ("evaluation.speed.rivals", "monai.data", "monai.transforms"),
+    "monai-persistent": ("evaluation.speed.rivals", "monai.data", "monai.transforms"),
+    "torchio-queue": ("evaluation.speed.rivals", "torchio"),
+}
+
+
+def _imported(name: str) -> float:
+    """Imports what a loader stands on, and returns the seconds that it took."""
+    began = time.perf_counter()
+    for library in _LIBRARIES[name]:
+        importlib.import_module(library)
+    return time.perf_counter() - began
+
+
 def _named(name: str) -> Callable[..., Iterator[object]]:
     if name == "ours":
         return ours
@@ -64,18 +82,46 @@ def _named(name: str) -> Callable[..., Iterator[object]]:
 
 
 def measure(name: str, job: Job, seconds: float, repeats: int) -> dict[str, object]:
-    """Returns tiles a second: of a first epoch with nothing prepared, then of warm windows."""
+    """Returns tiles a second: of a first epoch with nothing prepared, then of warm windows.
+
+    What a first epoch takes is parted into what a case takes and the rest, which is there once
+    however many cases there are. A training step's has no such parts.
+    """
+    imports_s = _imported(name)
     make = _named(name)
-    epoch = len(job.cases) // BATCH
-    began = time.perf_counter()
-    for _ in itertools.islice(make(job, warm=False), epoch):
-        pass
-    cold = epoch * BATCH / (time.perf_counter() - began)
+    cold_s = _cold_s(make, job)
     stream = make(job, warm=True)
-    for _ in itertools.islice(stream, epoch):
+    for _ in itertools.islice(stream, _batches(job)):
         pass
     warm = [_rate(stream, seconds) for _ in range(repeats)]
-    return {"name": name, "workers": job.workers, "cores": job.cores, "cold": cold, "warm": warm}
+    found: dict[str, object] = {"name": name, "workers": job.workers, "cores": job.cores}
+    found |= {"cold": _batches(job) * BATCH / cold_s, "warm": warm}
+    if name != "train-step":
+        case_s = _cold_case_s(make, job)
+        fixed_s = cold_s - _batches(job) * BATCH * case_s
+        found |= {"imports_s": imports_s, "fixed_s": fixed_s, "case_ms": 1000 * case_s}
+    return found
+
+
+def _batches(job: Job) -> int:
+    """Returns how many batches an epoch has."""
+    return len(job.cases) // BATCH
+
+
+def _cold_s(make: Callable[..., Iterator[object]], job: Job) -> float:
+    """Returns how long a first epoch takes."""
+    began = time.perf_counter()
+    for _ in itertools.islice(make(job, warm=False), _batches(job)):
+        pass
+    return time.perf_counter() - began
+
+
+def _cold_case_s(make: Callable[..., Iterator[object]], job: Job) -> float:
+    """Returns by how much a case lengthens a first epoch: of a few cases, and of all."""
+    few = dataclasses.replace(job, cases=job.cases[: 2 * BATCH], folder=job.folder / "few")
+    all_again = dataclasses.replace(job, folder=job.folder / "all")
+    longer_s = _cold_s(make, all_again) - _cold_s(make, few)
+    return longer_s / ((_batches(all_again) - _batches(few)) * BATCH)
 
 
 def _rate(stream: Iterator[object], seconds: float) -> float:

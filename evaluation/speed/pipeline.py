@@ -61,6 +61,9 @@ class Measured:
     cores: int
     cold: float | None  # a first epoch, with nothing prepared
     warm: list[float]  # each repeat
+    imports_s: float | None = None  # no part of `cold`
+    fixed_s: float | None = None  # of a first epoch, what it takes however many cases there are
+    case_ms: float | None = None  # and what each case adds to it
 
     @property
     def median(self) -> float:
@@ -137,7 +140,10 @@ def _line(m: Measured) -> str:
     return f"{_TITLES[m.name]}, {m.cores} cores, {m.workers} workers: {m.median:.0f} tiles/s{cold}"
 
 
-HEADER = ("Loader", "Cores", "Workers", "Cold, tiles/s", "Warm, tiles/s", "Ours is, warm")
+HEADER = (
+    "Loader", "Cores", "Workers", "Imports, s", "Cold: once, s", "and a case, ms", "Cold, tiles/s",
+    "Warm, tiles/s", "Ours is, warm",
+)  # fmt: skip
 
 
 def rows(found: Sequence[Measured]) -> list[tuple[str, ...]]:
@@ -155,7 +161,12 @@ def rows(found: Sequence[Measured]) -> list[tuple[str, ...]]:
                     title,
                     str(cores),
                     "threads" if name in ("ours", "train-step") else str(m.workers),
-                    "-" if m.cold is None else f"{m.cold:.0f}",
+                    *(
+                        "-" if value is None else f"{value:.{digits}f}"
+                        for value, digits in zip(
+                            (m.imports_s, m.fixed_s, m.case_ms, m.cold), (1, 1, 0, 0), strict=True
+                        )
+                    ),
                     f"{m.median:.0f} ({min(m.warm):.0f}-{max(m.warm):.0f})",
                     "-" if name == "ours" else f"{middle:.1f} x ({low:.1f}-{high:.1f})",
                 )
