@@ -11,7 +11,7 @@ import platform
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -51,7 +51,7 @@ def start(plan: Plan) -> None:
         | {
             "spec": dataclasses.asdict(plan.spec),
             "fingerprint": dataclasses.asdict(plan.fingerprint),
-            "data_sha256": data_hash(plan.cases),
+            **_identity(plan),
             "device": device.describe(chosen),
             "precision_used": device.precision(plan.config.precision),
             "versions": {p: _version(p) for p in _PACKAGES} | {"python": platform.python_version()},
@@ -160,13 +160,42 @@ def check_same(plan: Plan) -> None:
                 f"{plan.directory} was started with --{name.replace('_', '-')} "
                 f"{before.get(name)}, not {value}; resume with the same settings"
             )
-    if before.get("data_sha256") != data_hash(plan.cases):
+    if before.get("data_sha256") != _identity(plan)["data_sha256"]:
         raise InputError(f"{plan.directory} was started on other data than {plan.config.data}")
+
+
+def _identity(plan: Plan) -> dict[str, str]:
+    """Returns what config.json says of the data: digests of their content and of their stamps.
+
+    Files of the sizes and times with which the run was started are not read again: a run that is
+    resumed would fetch all of a bucket.
+    """
+    stamps = _digest(plan.cases, _stamps)
+    begun = (plan.directory / "config.json").exists()
+    before = _read(plan.directory) if begun else {}
+    if before.get("data_stamps") == stamps:
+        return {"data_sha256": before["data_sha256"], "data_stamps": stamps}
+    return {"data_sha256": data_hash(plan.cases), "data_stamps": stamps}
 
 
 @functools.cache  # a resumed run asks twice, a cross-validation once a fold
 def data_hash(cases: tuple[Case, ...]) -> str:
     """Returns a digest of the images and masks of some cases, by content and meaning."""
+    return _digest(cases, _contents)
+
+
+def _contents(path: pathlib.Path) -> Iterator[bytes]:
+    with remote.here(path) as local:
+        for file in read.files(local):
+            yield hashlib.sha256(file.read_bytes()).digest()
+
+
+def _stamps(path: pathlib.Path) -> Iterator[bytes]:
+    for file in read.files(path):
+        yield repr((str(file), remote.stamp(file))).encode()
+
+
+def _digest(cases: tuple[Case, ...], told_of: Callable[[pathlib.Path], Iterator[bytes]]) -> str:
     digest = hashlib.sha256()
     for case in sorted(cases, key=lambda c: c.id):
         digest.update(case.id.encode())
@@ -174,11 +203,8 @@ def data_hash(cases: tuple[Case, ...]) -> str:
         digest.update(repr((*meaning, case.lung_values, case.infection_values)).encode())
         for path in (case.image, case.lung_mask, case.infection_mask):
             digest.update(b"|")  # a mask moved to another label's column is other data
-            if path is None:
-                continue
-            with remote.here(path) as local:
-                for file in read.files(local):
-                    digest.update(hashlib.sha256(file.read_bytes()).digest())
+            for part in () if path is None else told_of(path):
+                digest.update(part)
     return digest.hexdigest()
 
 
