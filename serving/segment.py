@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--parallel", type=int, default=client.PARALLEL, help="requests on their way at once")
     add("--ca", default="", metavar="FILE", help="PEM of who signed the server's certificate")
     add("--deadline", type=float, default=Access.deadline_s, help="seconds for one answer")
-    add("--outage", type=float, default=Access.outage_s, help="seconds to wait for a server")
+    add("--outage", type=float, default=Access.outage_s, help="seconds to wait if it goes away")
     return parser
 
 
