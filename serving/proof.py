@@ -66,8 +66,8 @@ def common_setting(versions: list[pathlib.Path]) -> bool:
     without = [version for version, setting in proven.items() if not setting]
     if with_it and without:
         raise InputError(
-            f"{with_it[0]} was proven with oneDNN and {without[0]} without, and one server can "
-            f"only do either; export both with the same {onednn.VARIABLE}"
+            f"{with_it[0]} was proven with oneDNN and {without[0]} without, but a server has one "
+            f"setting for all; export both with the same {onednn.VARIABLE}"
         )
     return bool(with_it)
 
