@@ -40,6 +40,27 @@ def make_run(phantoms):
     return make
 
 
+def test_what_learning_will_take_is_told_from_two_cases(phantoms, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(calibrate.time, "monotonic", lambda: now[0])
+
+    class Slow(segmenter.Network):
+        asked = 0
+
+        def probabilities(self, scan):
+            now[0] += 30.0 if Slow.asked == 0 else 2.0  # the first answer builds the graph
+            Slow.asked += 1
+            return np.full((1, *scan.shape), 0.2, np.float32)
+
+    monkeypatch.setattr(calibrate, "Network", Slow)
+    network = Slow(tiny_network.build(SPEC, 0).network, SPEC)
+    known = cases.load(phantoms)
+    assert calibrate.expected_s(network, known[:10]) == pytest.approx(30 + 1.2 * 10 * 2)
+    assert Slow.asked == 2
+    assert calibrate.expected_s(network, []) == 0
+    assert calibrate.expected_s(network, known, calibration="none", cleaning="none") == 0
+
+
 USUAL = ["train"] * 6 + ["validation"] * 4 + ["test"] * 2
 
 

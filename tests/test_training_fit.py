@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import types
 
 import numpy as np
@@ -17,7 +18,7 @@ from data_pipeline import cases
 from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
 from models import segmenter, unet, zoo
-from training import backup, config, fit, plan
+from training import backup, cleanup, config, fit, plan
 from training.callbacks import AskedToStop, Interrupt
 
 
@@ -181,6 +182,34 @@ def test_a_budget_of_minutes_ends_a_run_and_its_seconds_are_told(make_plan):
     assert {"reading", "building", "validation", "calibration", "training"} < set(timings)
     parts = sum(seconds for name, seconds in timings.items() if name != "total")
     assert parts == pytest.approx(timings["total"], abs=0.3)  # of rounding
+
+
+def test_calibration_and_post_processing_end_within_the_budget(make_plan, monkeypatch):
+    now = [1000.0]
+
+    def passes(seconds, does):
+        def slow(*told, **more):
+            now[0] += seconds
+            return does(*told, **more)
+
+        return slow
+
+    for owner, name, seconds in (
+        (Interrupt, "on_train_batch_end", 0.5),  # a step
+        (segmenter.Network, "probabilities", 4.0),
+        (cleanup, "learn", 1.0),
+    ):
+        monkeypatch.setattr(owner, name, passes(seconds, getattr(owner, name)))
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "monotonic", lambda: now[0])
+        directory = train(make_plan("planned", epochs=None, minutes=1))
+    settings = json.loads((directory / "config.json").read_text())
+    timings = settings["timings_s"]
+    assert timings["planning"] == 4 + 4 + 1
+    assert timings["calibration"] == 2 * 4 + 1  # two validation cases
+    # Held back for them: 4 s for the first answer and 1.2 times 5 s a case.
+    assert settings["steps"] == pytest.approx((60 - 9 - 16) / 0.5, abs=2)
+    assert timings["total"] == pytest.approx(60 - 16 + 9, abs=1)
 
 
 def test_a_half_written_backup_is_not_taken_for_one(tmp_path):

@@ -36,10 +36,12 @@ def test_what_follows_the_last_step_is_part_of_the_budget(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
     timed = Pace(total_steps=None, budget_s=60)
-    timed.validation_s, timed.saving_s = 8, 2
+    timed.validation_s, timed.saving_s, timed.answers_s = 5, 2, 3
     now[0] += 25
     assert timed.progress() == 0.5  # of the 50 seconds that are left for steps
     now[0] += 25
+    assert timed.progress() == 1.0
+    timed.answers_s = 50  # more than was thought
     assert timed.progress() == 1.0
     timed.validation_s = 70
     assert timed.progress() == 1.0

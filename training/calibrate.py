@@ -11,6 +11,7 @@ follow it; what it gained goes into config.json and model_card.md.
 import argparse
 import dataclasses
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ from training.config import CALIBRATION, CLEANING
 from training.temperature import Evidence
 
 MOST_CASES = 200  # of a split, spread over it: enough for a number a label
+
+# A case may take so much longer than the one that was timed: they differ in size.
+_SLOWER = 1.2
 
 _SWITCHED_OFF = "switched off"
 
@@ -106,6 +110,23 @@ def learn(
         spec, tried = cleanup.learn(heard.outlined, spec)
         told["cleaning"] = [dataclasses.asdict(change) for change in tried]
     return Fitted(spec, told)
+
+
+def expected_s(
+    network: Network, cases: Sequence[Case], *, calibration: str = "fit", cleaning: str = "learn"
+) -> float:
+    """Returns about how many seconds `learn` will take, from what two of the cases took."""
+    if not cases or (calibration, cleaning) == ("none", "none"):
+        return 0.0
+    asked, outlines = _asked(network), cleaning == "learn"
+    began_s = time.monotonic()
+    hear(asked, cases[:1], outlines=outlines)  # the first answer builds the graph
+    built_s = time.monotonic()
+    heard = hear(asked, [cases[len(cases) // 2]], outlines=outlines)
+    if outlines:
+        cleanup.learn(heard.outlined, asked.spec)
+    a_case_s = time.monotonic() - built_s
+    return built_s - began_s + _SLOWER * a_case_s * min(len(cases), MOST_CASES)
 
 
 def learn_folds(networks: Sequence[Network], held_out: Sequence[Sequence[Case]]) -> list[Fitted]:

@@ -160,9 +160,23 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
     pace.saving_s = 2 * pace.spent_s["building"]
     batch_size = config.batch_size * config.accumulate * strategy.num_replicas_in_sync
     setup = _Setup(strategy, model, watched, average, store, epoch, validation, batch_size, pace)
-    if config.minutes is None:
+    if config.minutes:
+        _plan_answers(plan, pace)
+    else:
         pace.total_steps = (config.epochs or DEFAULT_EPOCHS) * setup.steps_an_epoch
     return setup
+
+
+def _plan_answers(plan: Plan, pace: Pace) -> None:
+    """Holds back what learning from the answers to validation will take, measured now."""
+    with pace.timed("planning"):
+        network = _under("float32", lambda: zoo.NETWORKS[plan.config.model](plan.spec))
+        pace.answers_s = calibrate.expected_s(
+            segmenter.Network(network, plan.spec),
+            plan.part("validation"),
+            calibration=plan.config.calibration,
+            cleaning=plan.config.cleaning,
+        )
 
 
 def _reading(

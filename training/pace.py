@@ -14,7 +14,7 @@ class Pace:
 
     With `total_steps` it depends on steps alone, so that a run repeats exactly. With
     `budget_s` it follows the clock, so that the schedule comes to its end on any machine; what
-    follows the last step, `validation_s` and `saving_s`, is part of the budget.
+    follows the last step, `validation_s`, `saving_s` and `answers_s`, is part of the budget.
     """
 
     def __init__(self, total_steps: int | None, budget_s: float | None) -> None:
@@ -22,6 +22,7 @@ class Pace:
         self.total_steps = total_steps
         self.validation_s = 0.0  # as the last one took, with all that comes after an epoch
         self.saving_s = 0.0  # as expected
+        self.answers_s = 0.0  # of calibration and post-processing, as expected
         self.spent_s: dict[str, float] = defaultdict(float)  # on what
         self._budget_s = budget_s
         self._started_s = time.monotonic()
@@ -47,7 +48,8 @@ class Pace:
     def progress(self) -> float:
         """Returns 0 at the start, 1 at the end of the steps."""
         if self._budget_s is not None:
-            for_steps_s = self._budget_s - self.validation_s - self.saving_s
+            after_s = self.validation_s + self.saving_s + self.answers_s
+            for_steps_s = self._budget_s - after_s
             return min(1.0, self.elapsed_s() / for_steps_s) if for_steps_s > 0 else 1.0
         return min(1.0, self.step / max(1, self.total_steps or 0))
 
