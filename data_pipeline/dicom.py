@@ -32,6 +32,8 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 # converters from film and picture files write.
 _XRAY_MODALITIES = ("CR", "DX", "RG", "OT", "SC", "XC", "")
 
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame ones, .1 to .4
+
 _AIR_HU = -1000.0
 _LARGEST_INFLATED_BYTES = 2**30
 
@@ -52,7 +54,7 @@ class Heading:
     series_number: str  # "?" if it has none
     modality: str
     is_localizer: bool
-    has_image: bool  # a report or a presentation state has none
+    has_image: bool  # a report or a presentation state has none, and a screenshot is none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +98,10 @@ def heading(file: Member) -> Heading:
     Raises:
       InputError: naming the file, if it is damaged.
     """
-    keywords = ["SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows"]
+    keywords = [
+        "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows", "SOPClassUID",
+        "PhotometricInterpretation", "ImagePositionPatient",
+    ]  # fmt: skip
     with untrusted.damaged(file.name, "DICOM file"):
         return _heading(_dataset(file, pixels=False, only=keywords))
 
@@ -107,8 +112,15 @@ def _heading(dataset: pydicom.Dataset) -> Heading:
         str(dataset.get("SeriesNumber") or "?"),
         str(dataset.get("Modality") or ""),
         "LOCALIZER" in (dataset.get("ImageType") or ()),
-        "Rows" in dataset,
+        "Rows" in dataset and not _is_screenshot(dataset),
     )
+
+
+def _is_screenshot(dataset: pydicom.Dataset) -> bool:
+    """Whether a file is a picture beside a study, such as a dose report, and no slice."""
+    is_capture = str(dataset.get("SOPClassUID")).startswith(_SECONDARY_CAPTURE)
+    is_grey = dataset.get("PhotometricInterpretation") == "MONOCHROME2"
+    return is_capture and not (is_grey and "ImagePositionPatient" in dataset)
 
 
 def xray(file: Member) -> Stored:
@@ -130,9 +142,20 @@ def xray(file: Member) -> Stored:
         _check_pixels(file, dataset)
         pixels = _decoded(file, dataset, 0)
         values = _grey(pixels, dataset, file.name)
-        spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-        spacing_mm = (float(spacing[0]), float(spacing[1])) if spacing else None
+        spacing_mm = _xray_spacing_mm(dataset, file.name)
     return Stored(values.astype(np.float32), "stored", spacing_mm)
+
+
+def _xray_spacing_mm(dataset: pydicom.Dataset, name: str) -> tuple[float, float] | None:
+    # PixelSpacing is calibrated to the patient; ImagerPixelSpacing holds at the detector, where
+    # the patient's shadow is some 5 to 20 % larger (PS3.3 10.7.1.3).
+    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
+    if not spacing:
+        return None
+    rows_mm, cols_mm = float(spacing[0]), float(spacing[1])
+    if not (np.isfinite([rows_mm, cols_mm]).all() and min(rows_mm, cols_mm) > 0):
+        raise InputError(f"{name} has pixels of {rows_mm:g} x {cols_mm:g} mm")
+    return rows_mm, cols_mm
 
 
 def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, name: str) -> np.ndarray:
@@ -149,7 +172,8 @@ def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, name: str) -> np.ndarray
 def frames(file: Member, wanted: str = "") -> list[Frame]:
     """Returns what the header of a CT file says of its slices: one, or many if multi-frame.
 
-    None for a report or a presentation state, which scanners and viewers put beside slices.
+    None for a report, a presentation state or a screenshot, which scanners and viewers put
+    beside slices.
 
     Args:
       file: on disk or in an archive.
@@ -161,8 +185,8 @@ def frames(file: Member, wanted: str = "") -> list[Frame]:
     with untrusted.damaged(file.name, "DICOM file"):
         dataset = _dataset(file, pixels=False)
         heading = _heading(dataset)
-        if not heading.has_image and heading.modality != "CT":
-            _LOG.info("%s is %s and no image", file.name, heading.modality[:16])
+        if _is_screenshot(dataset) or (not heading.has_image and heading.modality != "CT"):
+            _LOG.info("%s is %s and no slice", file.name, heading.modality[:16])
             return []
         if wanted not in ("", heading.series, heading.series_number):
             return []

@@ -42,6 +42,7 @@ def read(path: pathlib.Path) -> Stored:
     with untrusted.damaged(path, "NIfTI file"), _opened(path) as file:
         file.read(offset)
         data = file.read(count * dtype.itemsize)
+        untrusted.check_end(path, file)
     untrusted.check_claim(path, count * dtype.itemsize, len(data))
     values = np.frombuffer(data, dtype).reshape(shape[::-1])
     slope, intercept = header.get_slope_inter()

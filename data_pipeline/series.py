@@ -53,13 +53,13 @@ def members(path: pathlib.Path) -> list[Member]:
 
 
 def _folder_members(folder: pathlib.Path) -> list[Member]:
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.name))
     return [dicom.member(path) for path in paths]
 
 
 def _zip_members(path: pathlib.Path) -> list[Member]:
     with untrusted.damaged(path, "ZIP archive"), zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        entries = [e for e in archive.infolist() if not e.is_dir() and not _is_hidden(e.filename)]
     size = untrusted.file_bytes(path)
     untrusted.check_claim(
         path, max(1, sum(e.file_size for e in entries)), size, untrusted.DEFLATE_RATIO
@@ -68,6 +68,12 @@ def _zip_members(path: pathlib.Path) -> list[Member]:
         if entry.file_size > _LARGEST_MEMBER_BYTES:
             raise InputError(f"{path}: {entry.filename} has {entry.file_size:,} bytes unpacked")
     return [_zip_member(path, entry) for entry in sorted(entries, key=lambda e: e.filename)]
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a name is of what macOS puts beside each file, __MACOSX/._1.dcm, or hidden."""
+    path = pathlib.PurePosixPath(name)
+    return "__MACOSX" in path.parts or path.name.startswith(".")
 
 
 def _zip_member(path: pathlib.Path, entry: zipfile.ZipInfo) -> Member:
@@ -141,7 +147,7 @@ def choose(found: Iterable[Frame], source: str, wanted: str = "") -> list[Frame]
             if wanted in (uid, slices[0].series_number)
         } or _none(source, wanted, series)
     if not series:
-        raise InputError(f"{source} holds no CT slices")
+        raise InputError(f"{source} holds no CT slices; localizers and screenshots are none")
     if len(series) > 1:
         raise InputError(
             f"{source} holds {len(series)} series; write {source}#NUMBER for one of: "

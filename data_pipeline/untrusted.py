@@ -5,6 +5,7 @@ claim is held against the bytes that are really there.
 """
 
 import contextlib
+import io
 import pathlib
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ DEFLATE_RATIO = 1032
 # Nor does a real image compress better; a black one does, so small claims are not held to it.
 _IMAGE_RATIO = 2000
 _SMALL_CLAIM_BYTES = 2**26
+
+_MOST_BEHIND_BYTES = 2**20  # that a writer may have left behind an image
 
 
 @contextlib.contextmanager
@@ -66,6 +69,18 @@ def check_image_claim(name: object, claimed_bytes: int, stored_bytes: int) -> No
     """As `check_claim`, for image compression, in which a black image may be very short."""
     small = claimed_bytes <= _SMALL_CLAIM_BYTES
     check_claim(name, claimed_bytes, claimed_bytes if small else stored_bytes, _IMAGE_RATIO)
+
+
+def check_end(name: object, file: io.BufferedIOBase) -> None:
+    """Reads to the end of a file behind its image, so that gzip compares its check sum.
+
+    A damaged byte mostly inflates to other numbers, which nothing else would tell.
+
+    Raises:
+      InputError: if there is more than a little behind the image.
+    """
+    if len(file.read(_MOST_BEHIND_BYTES + 1)) > _MOST_BEHIND_BYTES:
+        raise InputError(f"{name} holds more than its header says")
 
 
 def file_bytes(path: pathlib.Path) -> int:

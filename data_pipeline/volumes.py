@@ -278,9 +278,15 @@ def _values(path: pathlib.Path, block: _Block) -> np.ndarray:
     with untrusted.damaged(path, "volume"), block.path.open("rb") as file:
         file.seek(offset)
         if block.compression == "gzip":
-            data = gzip.GzipFile(fileobj=file).read(claimed)
+            inflated = gzip.GzipFile(fileobj=file)
+            data = inflated.read(claimed)
+            untrusted.check_end(path, inflated)
         elif block.compression == "zlib":
-            data = zlib.decompressobj().decompress(file.read(), claimed)
+            inflater = zlib.decompressobj()
+            data = inflater.decompress(file.read(), claimed)
+            inflater.decompress(inflater.unconsumed_tail, 1)  # to the check sum, which it compares
+            if not inflater.eof:
+                raise InputError(f"{path} is cut short, or holds more than its header says")
         else:
             data = file.read(claimed)
     untrusted.check_claim(path, claimed, len(data))

@@ -206,6 +206,7 @@ def test_unused_high_bits_do_not_count(tmp_path):
     [
         ({"PixelSpacing": [0.2, 0.3]}, (0.2, 0.3)),
         ({"ImagerPixelSpacing": [0.1, 0.15]}, (0.1, 0.15)),
+        ({"PixelSpacing": [0.2, 0.3], "ImagerPixelSpacing": [0.1, 0.15]}, (0.2, 0.3)),
         ({}, None),
     ],
 )
@@ -271,6 +272,7 @@ def test_an_intercept_is_not_applied_twice(tmp_path):
         (lambda: dataset(RAMP, HighBit=13, bits_stored=12), "XR", "up to bit 13"),
         (lambda: dataset(RAMP, PhotometricInterpretation="HSV"), "XR", "interpretation 'HSV'"),
         (lambda: dataset(RAMP, PixelData=None), "XR", "holds no image"),
+        (lambda: dataset(RAMP, PixelSpacing=[0, 0.2]), "XR", "has pixels of 0 x 0.2 mm"),
         (lambda: ct(RAMP, ImagePositionPatient=None), "CT", "lacks the place of its slice"),
         (lambda: ct(RAMP, RescaleType="OD"), "CT", "rescales to 'OD', not to HU"),
         (lambda: ct(RAMP, RescaleSlope=0), "CT", "RescaleSlope 0"),

@@ -8,9 +8,10 @@ import pytest
 import SimpleITK as sitk
 from dicom_files import ct, dataset, save, series
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage
+from pydicom.uid import EnhancedCTImageStorage, SecondaryCaptureImageStorage
 
 from data_pipeline import cases, read, write
+from data_pipeline import series as series_files
 from data_pipeline.errors import InputError
 
 SAMPLE = cases.SAMPLE.parent / "ct_series" / "A0002"
@@ -117,6 +118,31 @@ def test_a_zip_archive_is_read_as_its_folder(tmp_path):
         file.writestr("some/readme.txt", "not DICOM")
     scan = read.scan(archive, "CT")
     np.testing.assert_array_equal(scan.voxels, stored() - 1024)
+
+
+def test_what_macos_and_media_put_into_an_archive_is_left_out(tmp_path):
+    archive = tmp_path / "study.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in series(tmp_path / "study").iterdir():
+            file.write(path, f"study/{path.name}")
+            file.writestr(f"__MACOSX/study/._{path.name}", b"\0\5\26\7 Mac OS X")
+        file.writestr("study/.DS_Store", b"\0")
+        file.writestr("study/DICOMDIR", bytes(128) + b"DICM and a directory")
+    np.testing.assert_array_equal(read.scan(archive, "CT").voxels, stored() - 1024)
+
+
+def test_a_screenshot_beside_the_slices_is_left_out(tmp_path):
+    series(tmp_path)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    for number, modality in enumerate(("CT", "OT")):
+        shot = dataset(picture, Modality=modality, SeriesInstanceUID=f"1.2.{number}")
+        shot.SOPClassUID = SecondaryCaptureImageStorage
+        save(tmp_path / f"dose-report-{number}.dcm", shot)
+    assert read.scan(tmp_path, "CT").shape == (5, 4, 6)
+    assert series_files.names(series_files.members(tmp_path)) == []
+    assert "holds no CT slices; localizers and screenshots are none" in refused(
+        tmp_path / "dose-report-0.dcm"
+    )
 
 
 def test_a_list_of_files_is_read_as_its_folder(tmp_path):

@@ -205,6 +205,43 @@ def test_a_volume_cut_short_is_refused(tmp_path, suffix):
         read.scan(path, "CT")
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_damaged_check_sum_of_a_compressed_volume_is_refused(tmp_path, suffix):
+    values = np.random.default_rng(0).integers(-900, 300, (20, 30, 40)).astype(np.int16)
+    image = sitk.GetImageFromArray(values)
+    path = tmp_path / f"x{suffix}"
+    sitk.WriteImage(image, str(path), useCompression=True)
+    whole = path.read_bytes()
+    assert read.scan(path, "CT").shape == (20, 30, 40)
+    for damaged in (
+        whole[:-2],  # of gzip's length, or of zlib's check sum
+        whole[:-6] + bytes([whole[-6] ^ 255]) + whole[-5:]
+        if suffix != ".mha"
+        else whole[:-1] + bytes([whole[-1] ^ 255]),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"cut short|damaged"):
+            read.scan(path, "CT")
+
+
+def test_nifti_that_goes_on_behind_its_image_is_refused(tmp_path):
+    path = save(tmp_path / "x.nii.gz", CANONICAL, AFFINE)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**21)))
+    with pytest.raises(InputError, match="holds more than its header says"):
+        read.scan(path, "CT")
+
+
+def test_slope_and_intercept_of_nifti_in_float64_are_applied_as_by_simpleitk(tmp_path):
+    stored = np.arange(24, dtype=np.float64).reshape(SIZES) * 50 - 1000 + 1 / 3
+    path = nifti_file(tmp_path / "scaled.nii", stored, np.eye(4), lambda image: None)
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = np.array([0.5, -300.0], "<f4").tobytes()
+    path.write_bytes(raw)
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    np.testing.assert_allclose(nifti.read(path).values, expected, atol=1e-3)
+    assert expected.min() < -790  # that is -1000 / 2 - 300
+
+
 def test_a_header_that_asks_for_more_than_there_is_takes_no_memory(tmp_path):
     path = tmp_path / "x.nrrd"
     path.write_bytes(
