@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+
+import documented
 import numpy as np
 import pydicom
 import pytest
@@ -125,6 +130,25 @@ def test_several_files_come_in_their_order(tmp_path):
     assert [path for path, _ in found] == paths
     assert [image.shape for _, image in found] == [(4, 6 + n) for n in range(5)]
     assert all((image == number).all() for number, (_, image) in enumerate(found))
+
+
+def test_the_documented_example_streams_a_folder_of_films(tmp_path):
+    (tmp_path / "films").mkdir()
+    for number in (7, 3):
+        Image.fromarray(np.full((4, 6), number, np.uint8)).save(tmp_path / f"films/{number}.tif")
+    done = subprocess.run(
+        [sys.executable, "-c", documented.example("data.md", "graph_images.stream")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(documented.DOCS.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "films/3.tif float32 (4, 6) 3.0",
+        "films/7.tif float32 (4, 6) 7.0",
+    ]
 
 
 def test_another_type_than_tiff_is_refused(tmp_path):
