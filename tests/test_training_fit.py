@@ -32,8 +32,8 @@ def tiny_training(monkeypatch):
 def make_plan(phantoms, tmp_path):
     def make(name, **settings):
         chosen = config.TrainConfig(
-            data=phantoms, runs=tmp_path / "runs", cache=tmp_path / "cache", name=name,
-            size=32, batch_size=4, precision="float32", **({"epochs": 2} | settings),
+            data=phantoms, cache=tmp_path / "cache", name=name, size=32, precision="float32",
+            **({"runs": tmp_path / "runs", "batch_size": 4, "epochs": 2} | settings),
         )  # fmt: skip
         return plan.make(chosen)[0]
 
@@ -224,7 +224,9 @@ def test_a_half_written_backup_is_not_taken_for_one(tmp_path):
     assert backup.load(tmp_path / "nowhere") is None
 
 
-def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(phantoms, tmp_path):
+def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(
+    phantoms, tmp_path, make_plan
+):
     script = f"""
         import dataclasses
         import pathlib
@@ -259,6 +261,10 @@ def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(phanto
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip().endswith("2 x CPU, MirroredStrategy")
     assert float(history(tmp_path / "two")[0]["loss"]) < 2
+    # A step of one device would be of half as many samples.
+    other = make_plan("two", runs=tmp_path, batch_size=2, epochs=1, resume=True)
+    with pytest.raises(InputError, match=r"two was started on 2 device\(s\), not 1: .* as many"):
+        train(other)
 
 
 def test_a_budget_that_ends_before_the_first_step_is_refused(make_plan):

@@ -53,6 +53,7 @@ def start(plan: Plan) -> None:
             "fingerprint": dataclasses.asdict(plan.fingerprint),
             **_identity(plan),
             "device": device.describe(chosen),
+            "devices": chosen.num_replicas_in_sync,
             "precision_used": device.precision(plan.config.precision),
             "versions": {p: _version(p) for p in _PACKAGES} | {"python": platform.python_version()},
             "git_commit": _git_commit(),
@@ -148,7 +149,7 @@ def _listed(told: Mapping[str, Any]) -> list[str]:
 
 
 def check_same(plan: Plan) -> None:
-    """Refuses to resume a run with other settings than it was started with.
+    """Refuses to resume a run with other settings or devices than it was started with.
 
     Raises:
       InputError: naming the first setting that differs.
@@ -160,6 +161,12 @@ def check_same(plan: Plan) -> None:
                 f"{plan.directory} was started with --{name.replace('_', '-')} "
                 f"{before.get(name)}, not {value}; resume with the same settings"
             )
+    devices = device.strategy().num_replicas_in_sync
+    if before.get("devices", devices) != devices:
+        raise InputError(
+            f"{plan.directory} was started on {before['devices']} device(s), not {devices}: its "
+            "steps would be of other batches; resume on as many"
+        )
     if before.get("data_sha256") != _identity(plan)["data_sha256"]:
         raise InputError(f"{plan.directory} was started on other data than {plan.config.data}")
 
