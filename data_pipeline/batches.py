@@ -8,6 +8,7 @@ their own samples and no others.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -163,21 +164,27 @@ def whole(
 
     Frames larger than a tile give a few tiles, drawn as in training but the same each time:
     enough to watch a training by. Scores come from evaluation, which looks at all of a scan.
+
+    Several replicas are always given as much as each other, since a network fails on a batch of
+    nothing; what fills up the last batch is annotated nowhere.
     """
     tiles = tiles_of_validation(store, spec)
     tiles_a_frame = tiles // len(store)
     share = FOREGROUND_SHARE if spec.is_cut else 0.0
 
     def sample(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        which = (number // tiles_a_frame, number)
+        of_store = tf.minimum(number, tiles - 1)
+        which = (of_store // tiles_a_frame, of_store)
         image, target, annotated = _tile(store, spec, which, seed=0, share=share)
-        return image, tf.where(annotated, target, NOT_ANNOTATED)
+        return image, tf.where(annotated & (number < tiles), target, NOT_ANNOTATED)
 
     each, _ = shard.sizes(batch_size)
+    several = shard.replicas > 1
+    total = math.ceil(tiles / batch_size) * batch_size if several else tiles
     return (
-        _numbers(batch_size, shard, tiles)
+        _numbers(batch_size, shard, total)
         .map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(each)
+        .batch(each, drop_remainder=several)
         .prefetch(2)
     )
 
@@ -188,12 +195,15 @@ def tiles_of_validation(store: frames.Store, spec: InputSpec) -> int:
 
 
 def _numbers(batch_size: int, shard: Shard, total: int = _ENDLESS) -> tf.data.Dataset:
-    """Yields which of `total` samples a shard reads: its part of each batch, in order."""
+    """Yields which of `total` samples a shard reads: its part of each batch, in order.
+
+    Of several shards each has as many: `total` is a multiple of the batch then.
+    """
     _, own = shard.sizes(batch_size)
     first = shard.worker * own
-    of_last_batch = min(max(total % batch_size - first, 0), own)
-    count = total // batch_size * own + of_last_batch
-    return tf.data.Dataset.range(count).map(lambda n: n // own * batch_size + first + n % own)
+    return tf.data.Dataset.range(total * own // batch_size).map(
+        lambda n: n // own * batch_size + first + n % own
+    )
 
 
 def _tile(

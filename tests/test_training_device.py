@@ -1,14 +1,60 @@
 import json
 
 import pytest
+import tensorflow as tf
 
 from data_pipeline.errors import InputError
 from training import device
 
 
-def test_several_workers_are_refused_in_words(monkeypatch):
-    two = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(two))
-    device.strategy.cache_clear()
-    with pytest.raises(InputError, match=r"TF_CONFIG names 2 workers, .* unset TF_CONFIG"):
-        device.strategy()
+@pytest.fixture
+def tell(monkeypatch):
+    def tell(cluster, kind, index):
+        told = {"cluster": cluster, "task": {"type": kind, "index": index}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(told))
+
+    return tell
+
+
+def test_the_chief_or_else_the_first_worker_writes(tell):
+    tell({"worker": ["a:1", "b:1"]}, "worker", 0)
+    assert device.is_one_of_several()
+    assert device.is_chief()
+    tell({"worker": ["a:1", "b:1"]}, "worker", 1)
+    assert not device.is_chief()
+    tell({"chief": ["a:1"], "worker": ["b:1"]}, "worker", 0)
+    assert device.is_one_of_several()
+    assert not device.is_chief()
+    tell({"chief": ["a:1"], "worker": ["b:1"]}, "chief", 0)
+    assert device.is_chief()
+
+
+def test_another_workers_loss_is_told_in_words_and_nothing_else_is(tell):
+    gone = tf.errors.UnavailableError(None, None, "Connection reset by peer")
+    tell({"worker": ["a:1", "b:1"]}, "worker", 0)
+    with (
+        pytest.raises(InputError, match=r"another worker .* was lost .* with --resume"),
+        device.lost_worker_in_words(),
+    ):
+        raise gone
+    tell({"worker": ["a:1"]}, "worker", 0)
+    with pytest.raises(tf.errors.UnavailableError), device.lost_worker_in_words():
+        raise gone
+
+
+def test_one_worker_is_a_machine_like_any_other(tell):
+    tell({"worker": ["a:1"]}, "worker", 0)
+    assert not device.is_one_of_several()
+    assert device.is_chief()
+
+
+def test_a_task_that_is_no_worker_or_not_in_the_cluster_is_refused_in_words(tell, monkeypatch):
+    tell({"worker": ["a:1", "b:1"], "ps": ["c:1"]}, "ps", 0)
+    with pytest.raises(InputError, match="only chief and worker can train here, no ps"):
+        device.is_one_of_several()
+    tell({"worker": ["a:1", "b:1"]}, "worker", 2)
+    with pytest.raises(InputError, match="TF_CONFIG is not understood"):
+        device.is_one_of_several()
+    monkeypatch.setenv("TF_CONFIG", "{")
+    with pytest.raises(InputError, match="it looks like"):
+        device.is_one_of_several()

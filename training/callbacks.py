@@ -141,7 +141,9 @@ class Best(keras.callbacks.Callback):
             with self._average.in_place():
                 if self._path:
                     unfinished = self._path.with_name("unfinished.weights.h5")
-                    self.model.save_weights(unfinished)
+                    # Not all of the model: to save an optimizer Keras makes another one, whose
+                    # variables several workers would have to make together.
+                    self.model.network.save_weights(unfinished)
                     unfinished.replace(self._path)
         if self.is_out_of_patience(epoch):
             self.model.stop_training = True

@@ -1,9 +1,11 @@
 """What this machine trains on: devices, distribution strategy and precision."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -13,21 +15,29 @@ from data_pipeline.errors import InputError
 # CPU features that multiply bfloat16 in hardware. Without them it is emulated and slower.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
+_KINDS = ("chief", "worker")  # of tasks in TF_CONFIG
+
+# What TensorFlow says on a worker when another one has gone.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
 
 @functools.cache  # a process trains in one way; several workers must connect only once
 def strategy() -> tf.distribute.Strategy:
     """Returns how to train here; to be called before anything else of TensorFlow.
 
+    MultiWorkerMirroredStrategy where TF_CONFIG names several workers, once all of them are there;
     MirroredStrategy where there are several GPUs or several logical CPUs, else one device.
 
     Raises:
-      InputError: if TF_CONFIG cannot be understood, or names several workers.
+      InputError: if TF_CONFIG cannot be understood.
     """
-    if _workers() > 1:
-        raise InputError(
-            f"TF_CONFIG names {_workers()} workers, and training uses the devices of one machine; "
-            "unset TF_CONFIG"
-        )
+    if is_one_of_several():
+        return tf.distribute.MultiWorkerMirroredStrategy()
     for kind in ("GPU", "CPU"):
         devices = tf.config.list_logical_devices(kind)
         if len(devices) > 1:
@@ -50,13 +60,37 @@ def is_chief() -> bool:
     return task["type"] == "chief" or ("chief" not in _cluster() and task["index"] == 0)
 
 
+def meet() -> None:
+    """Waits until all workers have come here."""
+    if is_one_of_several():
+        strategy().reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0), axis=None)
+
+
+@contextlib.contextmanager
+def lost_worker_in_words() -> Iterator[None]:
+    """Says in one line what TensorFlow says in many when another worker has gone.
+
+    Raises:
+      InputError: if it has.
+    """
+    try:
+        yield
+    except _LOST as error:
+        if not is_one_of_several():
+            raise
+        raise InputError(
+            f"another worker of TF_CONFIG was lost ({type(error).__name__}); see what it said, "
+            "and start all of them again with --resume"
+        ) from error
+
+
 def is_one_of_several() -> bool:
     """Returns whether TF_CONFIG names several workers."""
     return _workers() > 1
 
 
 def _workers() -> int:
-    return sum(len(_cluster().get(kind, [])) for kind in ("chief", "worker"))
+    return sum(len(_cluster().get(kind, [])) for kind in _KINDS)
 
 
 def _cluster() -> dict[str, list[str]]:
@@ -71,6 +105,8 @@ def _tf_config() -> dict[str, Any]:
         if "cluster" in told:
             kind, index = told["task"]["type"], told["task"]["index"]
             told["cluster"][kind][index]
+            if kind not in _KINDS:
+                raise ValueError(f"only {' and '.join(_KINDS)} can train here, no {kind}")
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(
             f"TF_CONFIG is not understood ({type(error).__name__}: {error}); it looks like "

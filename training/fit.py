@@ -15,7 +15,6 @@ from rich import progress as rich_progress
 from data_pipeline import batches, frames, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
-from data_pipeline.spec import InputSpec
 from models import members, segmenter, zoo
 from training import calibrate, callbacks, device, losses, metrics, record, watching
 from training.averaging import Average, SharedStatistics
@@ -38,14 +37,6 @@ class Interrupted(Exception):
 # Steps that --profile looks at: late enough for graphs to be built and buffers to be full.
 _PROFILED = (10, 19)
 
-# What TensorFlow says on a worker when another one has gone.
-_LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Setup:
@@ -59,6 +50,7 @@ class _Setup:
     epoch: np.ndarray  # the frames of one
     validation: frames.Store | None
     batch_size: int  # a step, of all devices together
+    validation_batch_size: int  # of all devices together
     pace: Pace
 
     @property
@@ -71,28 +63,27 @@ def train(plan: Plan, console: rich_console.Console) -> None:
     """Trains as planned and leaves the run directory complete.
 
     Raises:
-      InputError: if the data cannot be read, the directory holds another run, or another worker
-        was lost.
+      InputError: if the data cannot be read, or the directory holds another run.
       Interrupted: on Ctrl-C, with the state saved.
     """
     # The clock of a budget starts here: decoding and graph building are part of the wait.
     budget = plan.config.minutes
     pace = Pace(None, None if budget is None else 60 * budget)
-    if device.is_chief():
-        _claim(plan)
+    _begin(plan)
     setup = _set_up(plan, pace, console)
-    try:
-        with setup.strategy.scope():
-            _fit(plan, setup, console)
-    except _LOST as error:
-        if not device.is_one_of_several():
-            raise
-        raise InputError(
-            f"another worker of TF_CONFIG was lost ({type(error).__name__}); start all of them "
-            f"again with --name {plan.directory.name} --resume"
-        ) from error
+    with setup.strategy.scope():
+        _fit(plan, setup, console)
     if device.is_chief():
         _finish(plan, setup)
+
+
+def _begin(plan: Plan) -> None:
+    """Takes the run directory; of several workers the chief does, and the others look at it."""
+    if device.is_chief():
+        _claim(plan)
+    device.meet()
+    if not device.is_chief():
+        record.check_same(plan)
 
 
 def _claim(plan: Plan) -> None:
@@ -158,8 +149,19 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         average = Average(model, config.ema)
     # The end of a run builds the network once more, in float32, and saving takes about as long.
     pace.saving_s = 2 * pace.spent_s["building"]
-    batch_size = config.batch_size * config.accumulate * strategy.num_replicas_in_sync
-    setup = _Setup(strategy, model, watched, average, store, epoch, validation, batch_size, pace)
+    at_once = config.batch_size * strategy.num_replicas_in_sync
+    setup = _Setup(
+        strategy=strategy,
+        model=model,
+        watched=watched,
+        average=average,
+        store=store,
+        epoch=epoch,
+        validation=validation,
+        batch_size=at_once * config.accumulate,
+        validation_batch_size=at_once,
+        pace=pace,
+    )
     if config.minutes:
         _plan_answers(plan, pace)
     else:
@@ -239,20 +241,21 @@ def _fit(plan: Plan, setup: _Setup, console: rich_console.Console) -> None:
             "built, before the first step; give it more"
         )
     training, validation = _streams(plan, setup)
+    curves = directory / "logs" / "validation" if chief else None
     interrupt = callbacks.Interrupt()
     tiles = batches.tiles_of_validation(setup.validation, plan.spec) if setup.validation else 0
-    batches_of_validation = tiles / setup.batch_size
     watchers: list[keras.callbacks.Callback] = [
         callbacks.Schedule(
             pace,
             config.learning_rate,
             steps_an_epoch=setup.steps_an_epoch,
-            validation_batches=math.ceil(batches_of_validation),
+            validation_batches=math.ceil(tiles / setup.batch_size),
         ),
         SharedStatistics(model, setup.strategy),
         setup.average,
         best,
-        *(_shown(plan, setup, validation, console, first_epoch) if chief else ()),
+        *([watching.PrecisionRecall(curves, model.counts)] if validation else ()),
+        *(_shown(plan, setup, console, first_epoch) if chief else ()),
         *((saver,) if chief else ()),
         interrupt,  # last: what it ends is complete
     ]
@@ -261,6 +264,7 @@ def _fit(plan: Plan, setup: _Setup, console: rich_console.Console) -> None:
             history = model.fit(
                 training,
                 validation_data=validation,
+                validation_steps=math.ceil(tiles / setup.validation_batch_size) or None,
                 steps_per_epoch=setup.steps_an_epoch,
                 initial_epoch=first_epoch,
                 epochs=_FOREVER,
@@ -297,8 +301,12 @@ def _streams(plan: Plan, setup: _Setup) -> tuple[tf.data.Dataset, tf.data.Datase
             shard=shard,
         ),
     )
-    validation = setup.validation and batches.whole(
-        setup.validation, plan.spec, batch_size=setup.batch_size // plan.config.accumulate
+    store = setup.validation
+    validation = store and batches.distributed(
+        setup.strategy,
+        lambda shard: batches.whole(
+            store, plan.spec, batch_size=setup.validation_batch_size, shard=shard
+        ),
     )
     return training, validation
 
@@ -306,7 +314,6 @@ def _streams(plan: Plan, setup: _Setup) -> tuple[tf.data.Dataset, tf.data.Datase
 def _shown(
     plan: Plan,
     setup: _Setup,
-    validation: tf.data.Dataset | None,
     console: rich_console.Console,
     first_epoch: int,
 ) -> list[keras.callbacks.Callback]:
@@ -322,12 +329,11 @@ def _shown(
         watching.HyperParameters(logs, dataclasses.asdict(config), directory.name),
         watching.Progress(setup.pace, console),
     ]
-    if validation:
-        example = next(iter(validation))
-        shown += [
-            watching.Overlays(logs / "overlays", example, plan.spec, setup.average),
-            watching.PrecisionRecall(logs / "validation", setup.model.counts),
-        ]
+    if setup.validation:
+        example = next(
+            iter(batches.whole(setup.validation, plan.spec, batch_size=watching.OVERLAYS))
+        )
+        shown.append(watching.Overlays(logs / "overlays", example, plan.spec, setup.average))
     return shown
 
 
@@ -336,8 +342,10 @@ def _finish(plan: Plan, setup: _Setup) -> None:
     best = plan.directory / "best.weights.h5"
     with setup.strategy.scope(), setup.average.in_place():
         if best.exists():
-            setup.model.load_weights(best)
-        network = _float32(plan.config.model, plan.spec, setup.model.network)
+            setup.model.network.load_weights(best)
+        weights = setup.model.network.get_weights()
+    network = _under("float32", lambda: zoo.NETWORKS[plan.config.model](plan.spec))
+    network.set_weights(weights)
     history = plan.directory / "history.csv"
     if history.exists():
         watching.draw_curves(history, plan.directory / "curves.png")
@@ -353,12 +361,6 @@ def _finish(plan: Plan, setup: _Setup) -> None:
     segmenter.save(plan.directory, network)  # last: with it the run counts as finished
     best.unlink(missing_ok=True)
     shutil.rmtree(plan.directory / "backup", ignore_errors=True)
-
-
-def _float32(name: str, spec: InputSpec, trained: keras.Model) -> keras.Model:
-    network = _under("float32", lambda: zoo.NETWORKS[name](spec))
-    network.set_weights(trained.get_weights())
-    return network
 
 
 def is_finished(directory: pathlib.Path) -> bool:

@@ -34,6 +34,9 @@ class Trainee(keras.Model):
         coarse = supervision.coarse_answers(network, labels, supervised_levels)
         answers = [network.output, *coarse] if coarse else network.output
         super().__init__(network.input, answers, name=network.name)
+        # Else Keras 3.15 looks at a batch of all devices first, which fails with several workers.
+        # All variables are made by now, and `fit` is called in the scope of the strategy.
+        self._distribute_strategy = None
         self.network = network
         self._accumulate = accumulate
         self.counts = metrics.ThresholdCounts(labels)
@@ -71,7 +74,7 @@ class Trainee(keras.Model):
         """Adds the network's own answer to the metrics."""
         answer = y_pred[0] if isinstance(y_pred, list) else y_pred
         result: dict[str, tf.Tensor] = super().compute_metrics(x, y, answer, sample_weight)
-        return result
+        return _as_logs(result)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Updates the weights once by the mean gradient of the small batches."""
@@ -94,7 +97,7 @@ class Trainee(keras.Model):
         )
         means = [gradient / self._accumulate for gradient in sums]
         self.optimizer.apply_gradients(zip(means, self.trainable_weights, strict=True))
-        return self.get_metrics_result()
+        return _as_logs(self.get_metrics_result())
 
     def _gradients(self, images: tf.Tensor, targets: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -124,5 +127,17 @@ class Trainee(keras.Model):
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
         # Keras divides the loss by the number of devices, so that their gradients can be added.
         whole = loss * tf.distribute.get_strategy().num_replicas_in_sync
-        tracker.update_state(whole, sample_weight=tf.shape(images)[0])
+        # What fills up the last batch of validation has no loss, and no part in the mean.
+        annotated = tf.reduce_any(targets >= 0, axis=list(range(1, len(targets.shape))))
+        counted = tf.reduce_sum(tf.cast(annotated, whole.dtype))
+        share = counted / tf.cast(tf.size(annotated), whole.dtype)
+        tracker.update_state(tf.math.divide_no_nan(whole, share), sample_weight=counted)
         return loss
+
+
+def _as_logs(numbers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns a device's numbers as Keras 3.15 can average them: over several workers by axis 0."""
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return numbers
+    return {name: number[tf.newaxis] for name, number in numbers.items()}

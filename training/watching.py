@@ -21,7 +21,7 @@ from training.metrics import ThresholdCounts
 from training.pace import Pace
 
 _LINES_WITHOUT_TERMINAL = 8
-_OVERLAYS = 4
+OVERLAYS = 4  # frames
 
 
 class Progress(keras.callbacks.Callback):
@@ -101,7 +101,7 @@ class Overlays(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._folder, self._spec, self._average = folder, spec, average
-        self._images, self._targets = (np.asarray(part)[:_OVERLAYS] for part in frames)
+        self._images, self._targets = (np.asarray(part)[:OVERLAYS] for part in frames)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Draws what the network outlines now; truth in white."""
@@ -138,14 +138,18 @@ def _drawn(
 class PrecisionRecall(keras.callbacks.Callback):
     """Writes the precision-recall curve of each label on validation to TensorBoard."""
 
-    def __init__(self, folder: pathlib.Path, counts: ThresholdCounts) -> None:
+    def __init__(self, folder: pathlib.Path | None, counts: ThresholdCounts) -> None:
+        """Takes where to write, None where another worker does, and what was counted."""
         super().__init__()
         self._folder, self._counts = folder, counts
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Writes what the epoch's validation has counted."""
+        """Writes what the epoch's validation has counted; all workers add it up together."""
+        curves = self._counts.curves()
+        if not self._folder:
+            return
         with tf.summary.create_file_writer(str(self._folder)).as_default():
-            for label, curve in self._counts.curves().items():
+            for label, curve in curves.items():
                 told = metadata.create_summary_metadata(
                     f"{label}, precision over recall", "pixels of validation", curve.shape[1]
                 )
