@@ -267,6 +267,47 @@ def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(
         train(other)
 
 
+def test_validation_on_two_devices_gives_the_numbers_of_one(phantoms, tmp_path):
+    script = f"""
+        import json
+        import pathlib
+        import keras
+        import tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        from data_pipeline import batches, cases, frames
+        from data_pipeline.spec import InputSpec
+        from models import unet
+        from training import device, losses, metrics, trainee
+        spec = InputSpec("XR", ("lung", "infection"), (32, 32))
+        five = cases.load(pathlib.Path({str(phantoms)!r}))[:5]
+        store = frames.open_store(five, spec, pathlib.Path({str(tmp_path)!r}))
+        for strategy in (tf.distribute.get_strategy(), device.strategy()):
+            stream = batches.distributed(strategy, lambda shard: batches.whole(
+                store, spec, batch_size=4, shard=shard))
+            with strategy.scope():
+                keras.utils.set_random_seed(0)
+                model = trainee.Trainee(unet.build(spec, (4, 6)), spec.labels)
+                dice = metrics.CaseDice(None, "dice")
+                model.compile("sgd", losses.make("dice_ce"), metrics=[dice], jit_compile=False)
+                told = model.evaluate(stream, steps=2, return_dict=True, verbose=0)
+            images, _ = next(iter(stream))
+            told["images"] = [len(part) for part in strategy.experimental_local_results(images)]
+            print(json.dumps(told | {{"pixels": model.counts.pixels.numpy().tolist()}}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = map(json.loads, done.stdout.splitlines())
+    assert (one["images"], two["images"]) == ([4], [2, 2])
+    # Five frames: of the last batch the second device has none of its own.
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    assert two["dice"] == pytest.approx(one["dice"], rel=1e-6)
+    assert two["pixels"] == one["pixels"]
+
+
 def test_a_budget_that_ends_before_the_first_step_is_refused(make_plan):
     with pytest.raises(InputError, match=r"--minutes 1e-06 passed while the data was read"):
         train(make_plan("none", epochs=None, minutes=1e-6))
