@@ -139,7 +139,10 @@ class Placement:
         The share is kept rather than a threshold of it: it is the honest training target for
         a pixel that covers several of the mask's.
         """
-        return np.stack([self._brought(plane, 0.0) for plane in planes])
+        shares = np.empty((len(planes), *self.frame), np.float32)  # of no label, too
+        for share, plane in zip(shares, planes, strict=True):
+            share[...] = self._brought(plane, 0.0)
+        return shares
 
     def backward(self, probabilities: np.ndarray) -> np.ndarray:
         """Brings probabilities (*frame, labels) onto the grid; float32 (labels, *grid)."""

@@ -99,12 +99,14 @@ def _augmented(
     frame: np.ndarray, shares: np.ndarray, labels: tuple[str, ...], spec: InputSpec, seed: int
 ) -> list[Panel]:
     image = tf.constant(_normalised(frame, spec))
+    # Augmentation moves a target along; of a case without masks, an empty one.
+    shares = shares if labels else np.zeros((1, *frame.shape[:2]), np.float32)
     target = tf.constant(np.moveaxis(shares, 0, -1))
     policy = augment.XRAY if spec.modality == "XR" else augment.CT
     panels = []
     for number in range(_AUGMENTED):
         moved, moved_target = augment.augment(image, target, tf.constant([seed, number]), policy)
-        planes = np.moveaxis(np.asarray(moved_target) > 0.5, -1, 0)
+        planes = np.moveaxis(np.asarray(moved_target) > 0.5, -1, 0)[: len(labels)]
         panels.append((f"augmented {number}", _of_unit(np.asarray(moved), Mask(planes, labels))))
     return panels
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -67,3 +69,9 @@ def test_an_unknown_case_is_told_with_some_that_are_known(phantoms, capsys):
         preview.main(["nobody", "--data", str(phantoms)])
     assert caught.value.code == 2
     assert "has no case 'nobody'; it has 12, such as phantom-0" in capsys.readouterr().err
+
+
+def test_a_case_that_nobody_annotated_is_drawn_without_outlines(phantoms):
+    case = dataclasses.replace(cases.load(phantoms)[1], lung_mask=None, infection_mask=None)
+    picture = preview.draw(case, preview._default_spec(cases.read_scan(case)), 0)
+    assert (picture[..., 0] == picture[..., 1]).all()
