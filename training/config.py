@@ -5,6 +5,7 @@ import dataclasses
 import math
 import pathlib
 import sys
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +75,7 @@ class TrainConfig:
     runs: pathlib.Path = _flag(_RUNS, "where run directories are made")
     cache: pathlib.Path = _flag(cache.FOLDER, "where decoded frames are kept")
     backup_seconds: float = _flag(60.0, "between backups in an epoch: what a kill can cost")
+    mlflow: str = _flag("", "log to this MLflow tracking URI too; needs the extra `mlflow`")
     profile: bool = _flag(False, "write a profile of ten steps for TensorBoard")
     resume: bool = _flag(False, "go on with the interrupted run of this name")
     overwrite: bool = _flag(False, "delete an earlier run of this name first")
@@ -104,6 +106,11 @@ class TrainConfig:
         self.geometry()
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {self.seed}")
+        if "@" in urllib.parse.urlsplit(self.mlflow).netloc:
+            raise InputError(
+                "--mlflow takes no credentials, which config.json would tell; put them into "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         if self.name == ".." or self.name != pathlib.PurePath(self.name).name:
             raise InputError(f"--name is one folder's name, without a path; got {self.name}")
         if self.folds == 1 or self.folds < 0:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from data_pipeline import batches, frames, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from models import members, segmenter, zoo
-from training import calibrate, callbacks, device, losses, metrics, record, watching
+from training import calibrate, callbacks, device, losses, metrics, mlflow_log, record, watching
 from training.averaging import Average, SharedStatistics
 from training.config import DEFAULT_EPOCHS
 from training.pace import Pace
@@ -69,12 +69,16 @@ def train(plan: Plan, console: rich_console.Console) -> None:
     # The clock of a budget starts here: decoding and graph building are part of the wait.
     budget = plan.config.minutes
     pace = Pace(None, None if budget is None else 60 * budget)
-    _begin(plan)
-    setup = _set_up(plan, pace, console)
-    with setup.strategy.scope():
-        _fit(plan, setup, console)
-    if device.is_chief():
-        _finish(plan, setup)
+    name = str(plan.directory.relative_to(plan.config.runs))
+    settings = dataclasses.asdict(plan.config)
+    uri = plan.config.mlflow if device.is_chief() else ""
+    with mlflow_log.logged(uri, plan.directory, name, settings) as loggers:
+        _begin(plan)
+        setup = _set_up(plan, pace, console)
+        with setup.strategy.scope():
+            _fit(plan, setup, console, loggers)
+        if device.is_chief():
+            _finish(plan, setup)
 
 
 def _begin(plan: Plan) -> None:
@@ -216,7 +220,12 @@ def _compile(model: keras.Model, plan: Plan) -> list[keras.metrics.Metric]:
     return [*model.metrics, *watched]
 
 
-def _fit(plan: Plan, setup: _Setup, console: rich_console.Console) -> None:
+def _fit(
+    plan: Plan,
+    setup: _Setup,
+    console: rich_console.Console,
+    loggers: Sequence[keras.callbacks.Callback],
+) -> None:
     """Trains until the end of the pace, from the newest backup if there is one."""
     directory, config, pace, model = plan.directory, plan.config, setup.pace, setup.model
     chief = device.is_chief()
@@ -256,6 +265,7 @@ def _fit(plan: Plan, setup: _Setup, console: rich_console.Console) -> None:
         best,
         *([watching.PrecisionRecall(curves, model.counts)] if validation else ()),
         *(_shown(plan, setup, console, first_epoch) if chief else ()),
+        *loggers,
         *((saver,) if chief else ()),
         interrupt,  # last: what it ends is complete
     ]

@@ -38,7 +38,7 @@ _PACKAGES = (
 
 # Settings that may differ between a run and its resumption: they do not change what is learnt.
 _FREE = {
-    "resume", "overwrite", "cache", "runs", "name", "data", "backup_seconds", "profile",
+    "resume", "overwrite", "cache", "runs", "name", "data", "backup_seconds", "profile", "mlflow",
 }  # fmt: skip
 
 
