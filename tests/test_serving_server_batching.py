@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.errors import InputError
 from serving.server import batching, status
+from serving.server.deadline import NEVER, Deadline
 
 
 class Recorder:
@@ -42,13 +43,13 @@ class Callers:
         self._threads: list[threading.Thread] = []
         self.replies: dict[int, object] = {}
 
-    def send(self, array: np.ndarray, timeout_s: float | None = None) -> None:
+    def send(self, array: np.ndarray, until: Deadline = NEVER) -> None:
         index = len(self._threads)
 
         def call() -> None:
             try:
                 self.replies[index] = self._batcher.run(
-                    self._model, {"x:0": array}, ["y:0"], timeout_s
+                    self._model, {"x:0": array}, ["y:0"], until
                 )[0]
             except status.ServingError as error:
                 self.replies[index] = error
@@ -214,13 +215,30 @@ def test_requests_that_waited_too_long_are_not_run(start):
     model.gate.clear()
     callers.send(row(0))
     model.started.wait(5)
-    callers.send(row(1), timeout_s=0.05)
+    callers.send(row(1), Deadline.after(0.05))
     time.sleep(0.1)
     model.gate.set()
     _, late = callers.wait()
     assert late.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert late.message == "Run() timeout exceeded while waiting in batching queue"
     assert model.sizes == [1]
+
+
+def test_a_request_whose_caller_has_hung_up_is_left_out_of_its_batch(start):
+    callers, model = start(max_batch_size=4)
+    model.gate.clear()
+    callers.send(row(0))
+    model.started.wait(5)
+    gone = Deadline()
+    callers.send(row(1))
+    callers.send(row(2), gone)
+    callers.send(row(3))
+    gone.hang_up()
+    model.gate.set()
+    first, second, hung_up, third = callers.wait()
+    assert [batch.ravel().tolist() for batch in model.batches] == [[0], [1, 3]]
+    assert [reply.tolist() for reply in (first, second, third)] == [[[0]], [[2]], [[6]]]
+    assert hung_up.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_different_models_take_turns(start):

@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+import socket
+import struct
 import subprocess
 import time
 
@@ -170,6 +172,39 @@ def test_batching_and_config_reload_by_file_and_by_call(tmp_path, half):
             wait(lambda: state(management, "half") == "END")
 
 
+def test_a_request_that_is_given_up_in_the_queue_is_not_run(tmp_path, half):
+    batching = tmp_path / "batching.config"
+    batching.write_text("max_batch_size { value: 9 } batch_timeout_micros { value: 3000000 }")
+    monitoring = tmp_path / "monitoring.config"
+    monitoring.write_text("prometheus_config { enable: true }")
+    body = b'{"inputs": [2]}'
+    post = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
+    with served_models.serving(
+        f"--model_base_path={half}",
+        "--model_name=half",
+        "--enable_batching",
+        f"--batching_parameters_file={batching}",
+        f"--monitoring_config_file={monitoring}",
+    ) as running:
+        with (
+            grpc.insecure_channel(running.address) as channel,
+            socket.create_connection(("127.0.0.1", running.rest_port), 60) as reset,
+        ):
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            kept = stub.Predict.future(predict_request(2), timeout=60)
+            late = stub.Predict.future(predict_request(2), timeout=1.5)
+            cancelled = stub.Predict.future(predict_request(2), timeout=60)
+            reset.sendall(post % (len(body), body))
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            time.sleep(1)  # so that all of them are in the queue
+            cancelled.cancel()
+            reset.close()
+            assert kept.result().outputs["y"].float_val == [3.0]
+            assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            page = running.get("/monitoring/prometheus/metrics")[1]
+        assert 'request_count{model_name="half",status="RESOURCE_EXHAUSTED"} 3' in page
+
+
 def state(management, name: str) -> str:
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = name
@@ -207,9 +242,9 @@ class Counting:
     def __init__(self) -> None:
         self.feeds: list[list[float]] = []
 
-    def __call__(self, servable, feeds, fetches, timeout_s=None):
+    def __call__(self, servable, feeds, fetches, deadline):
         self.feeds.append(next(iter(feeds.values())).tolist())
-        return servable.run(feeds, fetches, timeout_s)
+        return servable.run(feeds, fetches, deadline.left_s())
 
 
 @pytest.fixture

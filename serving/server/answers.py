@@ -1,7 +1,6 @@
 """Every call of both APIs as a function from a request message to a reply message."""
 
 import dataclasses
-import time
 
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -13,31 +12,7 @@ from tensorflow_serving.apis import (
 
 from serving.server import inference, metrics, predict, status
 from serving.server.core import Core
-
-
-@dataclasses.dataclass(frozen=True)
-class Deadline:
-    """When a caller stops waiting, on the monotonic clock; None is never."""
-
-    at_s: float | None = None
-
-    @classmethod
-    def after(cls, seconds: float | None) -> "Deadline":
-        """A deadline a while from now."""
-        return cls(None if seconds is None else time.monotonic() + seconds)
-
-    def left_s(self) -> float | None:
-        """Seconds left.
-
-        Raises:
-          ServingError: DEADLINE_EXCEEDED if there are none.
-        """
-        if self.at_s is None:
-            return None
-        left = self.at_s - time.monotonic()
-        if left <= 0:
-            raise status.ServingError(status.code_of(4), "Deadline exceeded before the run began")
-        return left
+from serving.server.deadline import Deadline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +27,7 @@ class Answers:
         """A serialised PredictResponse."""
         _require_spec(request)
         with self.core.acquire(request.model_spec) as servable:
-            answer = predict.predict(servable, request, self.run, self.options, deadline.left_s())
+            answer = predict.predict(servable, request, self.run, self.options, deadline)
         return predict.serialise(answer, as_content=self.options.reply_as_content)
 
     def classify(
@@ -61,7 +36,7 @@ class Answers:
         """Labels and scores."""
         _require_spec(request)
         with self.core.acquire(request.model_spec) as servable:
-            return inference.classify(servable, request, self.run, self.options, deadline.left_s())
+            return inference.classify(servable, request, self.run, self.options, deadline)
 
     def regress(
         self, request: regression_pb2.RegressionRequest, deadline: Deadline
@@ -69,7 +44,7 @@ class Answers:
         """One value an example."""
         _require_spec(request)
         with self.core.acquire(request.model_spec) as servable:
-            return inference.regress(servable, request, self.run, self.options, deadline.left_s())
+            return inference.regress(servable, request, self.run, self.options, deadline)
 
     def multi_inference(
         self, request: inference_pb2.MultiInferenceRequest, deadline: Deadline
@@ -78,9 +53,7 @@ class Answers:
         if not request.tasks:
             raise status.invalid("MultiInferenceRequest must have at least one task")
         with self.core.acquire(request.tasks[0].model_spec) as servable:
-            return inference.multi_inference(
-                servable, request, self.run, self.options, deadline.left_s()
-            )
+            return inference.multi_inference(servable, request, self.run, self.options, deadline)
 
     def reload(
         self, request: model_management_pb2.ReloadConfigRequest

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from data_pipeline.errors import InputError
 from serving.server import metrics, model_config, protos, status
+from serving.server.deadline import NEVER, Deadline
 from serving.server.servable import Servable
 
 PER_MODEL_FILE = "batching_params.pbtxt"
@@ -113,7 +114,7 @@ class _Task:
     feeds: Mapping[str, np.ndarray]
     size: int
     entered_s: float
-    timeout_s: float | None
+    deadline: Deadline
     done: threading.Event = dataclasses.field(default_factory=threading.Event)
     outputs: list[np.ndarray] | None = None
     error: status.ServingError | None = None
@@ -121,11 +122,6 @@ class _Task:
     def fail(self, error: status.ServingError) -> None:
         self.error = error
         self.done.set()
-
-    def left_s(self) -> float | None:
-        if self.timeout_s is None:
-            return None
-        return self.timeout_s - (time.monotonic() - self.entered_s)
 
 
 @dataclasses.dataclass(eq=False)
@@ -209,7 +205,7 @@ class Batcher:
         servable: Servable,
         feeds: Mapping[str, np.ndarray],
         fetches: Sequence[str],
-        timeout_s: float | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[np.ndarray]:
         """Runs one request as part of a batch; see `Servable.run`.
 
@@ -218,7 +214,7 @@ class Batcher:
         """
         parameters = self._parameters_of(servable)
         if parameters is None:
-            return servable.run(feeds, fetches, timeout_s)
+            return servable.run(feeds, fetches, deadline.left_s())
         size = _rows(feeds)
         if size > parameters.max_batch_size:
             raise status.invalid(
@@ -226,8 +222,8 @@ class Batcher:
                 f"{parameters.max_batch_size}"
             )
         if not size:
-            return servable.run(feeds, fetches, timeout_s)
-        tasks = self._enqueue(servable, feeds, tuple(fetches), size, timeout_s, parameters)
+            return servable.run(feeds, fetches, deadline.left_s())
+        tasks = self._enqueue(servable, feeds, tuple(fetches), size, deadline, parameters)
         for task in tasks:
             task.done.wait()
         for task in tasks:
@@ -252,7 +248,7 @@ class Batcher:
         feeds: Mapping[str, np.ndarray],
         fetches: tuple[str, ...],
         size: int,
-        timeout_s: float | None,
+        deadline: Deadline,
         parameters: Parameters,
     ) -> list[_Task]:
         now = time.monotonic()
@@ -263,7 +259,7 @@ class Batcher:
                 feeds if len(slices) == 1 else {k: v[part] for k, v in feeds.items()},
                 min(limit, size - part.start),
                 now,
-                timeout_s,
+                deadline,
             )
             for part in slices
         ]
@@ -346,13 +342,22 @@ class _Run:
         for task in self._tasks:
             name = self._parameters.thread_pool_name
             metrics.QUEUING_LATENCY.observe((name,), now - task.entered_s)
-        left = [task.left_s() for task in self._tasks]
-        if all(seconds is not None and seconds <= 0 for seconds in left):
-            raise status.ServingError(grpc.StatusCode.RESOURCE_EXHAUSTED, _TIMED_OUT_IN_QUEUE)
+        self._drop_abandoned()
+        if not self._tasks:
+            return
+        left = [task.deadline.left_s() for task in self._tasks]
         timeout_s = None if None in left else max(seconds for seconds in left if seconds)
         merged = {name: self._merged(name) for name in self._tasks[0].feeds}
         outputs = self._queue.servable.run(merged, self._queue.fetches, timeout_s)
         self._split(outputs)
+
+    def _drop_abandoned(self) -> None:
+        """Leaves out requests that nobody waits for any more; TensorFlow Serving computes them."""
+        abandoned = [task for task in self._tasks if task.deadline.is_over]
+        for task in abandoned:
+            task.fail(status.ServingError(grpc.StatusCode.RESOURCE_EXHAUSTED, _TIMED_OUT_IN_QUEUE))
+        self._tasks = [task for task in self._tasks if task not in abandoned]
+        self._size = sum(task.size for task in self._tasks)
 
     def _merged(self, name: str) -> np.ndarray:
         arrays = [task.feeds[name] for task in self._tasks]

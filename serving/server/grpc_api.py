@@ -25,7 +25,8 @@ from tensorflow_serving.apis import (
 
 from serving.server import describe, metrics, status
 from serving.server.admission import Admission
-from serving.server.answers import Answers, Deadline
+from serving.server.answers import Answers
+from serving.server.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,9 @@ class Api:
                     return await asyncio.get_running_loop().run_in_executor(
                         threads, _answer, kind, answer, metric, body, deadline
                     )
+                except asyncio.CancelledError:
+                    deadline.hang_up()
+                    raise
                 except status.ServingError as error:
                     code, text = error.code, status.cut(error.message)
             await context.abort(code, text)

@@ -14,6 +14,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server import metrics, status, tensors
+from serving.server.deadline import NEVER, Deadline
 from serving.server.predict import Options, Run, reply_spec
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
@@ -28,7 +29,7 @@ def classify(
     request: classification_pb2.ClassificationRequest,
     run: Run,
     options: Options,
-    timeout_s: float | None = None,
+    deadline: Deadline = NEVER,
 ) -> classification_pb2.ClassificationResponse:
     """Labels and scores for each example.
 
@@ -38,7 +39,7 @@ def classify(
     signature = _signature(servable, request.model_spec.signature_name)
     names = classifier_outputs(signature, options)
     examples = serialised_examples(request.input)
-    outputs = _run(servable, signature, examples, names, run, timeout_s, "Classify")
+    outputs = _run(servable, signature, examples, names, run, deadline, "Classify")
     response = classification_pb2.ClassificationResponse(
         model_spec=reply_spec(
             request.model_spec.name, request.model_spec.signature_name, servable.version
@@ -53,7 +54,7 @@ def regress(
     request: regression_pb2.RegressionRequest,
     run: Run,
     options: Options,
-    timeout_s: float | None = None,
+    deadline: Deadline = NEVER,
 ) -> regression_pb2.RegressionResponse:
     """One value for each example.
 
@@ -63,7 +64,7 @@ def regress(
     signature = _signature(servable, request.model_spec.signature_name)
     names = regressor_outputs(signature, options)
     examples = serialised_examples(request.input)
-    outputs = _run(servable, signature, examples, names, run, timeout_s, "Regress")
+    outputs = _run(servable, signature, examples, names, run, deadline, "Regress")
     response = regression_pb2.RegressionResponse(
         model_spec=reply_spec(
             request.model_spec.name, request.model_spec.signature_name, servable.version
@@ -78,7 +79,7 @@ def multi_inference(
     request: inference_pb2.MultiInferenceRequest,
     run: Run,
     options: Options,
-    timeout_s: float | None = None,
+    deadline: Deadline = NEVER,
 ) -> inference_pb2.MultiInferenceResponse:
     """Several signatures of one model on the same examples, in one run of the graph.
 
@@ -88,7 +89,7 @@ def multi_inference(
     inputs, names = _plan(servable, request.tasks, options)
     examples = serialised_examples(request.input)
     fetches = sorted(names)
-    arrays = run(servable, dict.fromkeys(sorted(inputs), examples), fetches, timeout_s)
+    arrays = run(servable, dict.fromkeys(sorted(inputs), examples), fetches, deadline)
     metrics.EXAMPLE_TOTAL.add((servable.name,), len(examples))
     outputs = dict(zip(fetches, arrays, strict=True))
     response = inference_pb2.MultiInferenceResponse()
@@ -173,7 +174,7 @@ def _run(
     examples: np.ndarray,
     names: Sequence[str],
     run: Run,
-    timeout_s: float | None,
+    deadline: Deadline,
     api: str,
 ) -> dict[str, np.ndarray]:
     info = signature.inputs[_INPUTS]
@@ -181,7 +182,7 @@ def _run(
         wanted = tensors.dtype_name(info.dtype)
         raise status.invalid(f"Expects arg[0] to be {wanted} but string is provided")
     start = time.perf_counter()
-    arrays = run(servable, {info.name: examples}, names, timeout_s)
+    arrays = run(servable, {info.name: examples}, names, deadline)
     metrics.RUNTIME_LATENCY.observe((servable.name, api, "TF1"), time.perf_counter() - start)
     return dict(zip(names, arrays, strict=True))
 

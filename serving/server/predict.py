@@ -9,6 +9,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from serving.server import guards, metrics, status, tensors
+from serving.server.deadline import NEVER, Deadline
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 PREDICT_METHODS = frozenset(
@@ -34,7 +35,7 @@ class Prediction:
     spec: model_pb2.ModelSpec
 
 
-Run = Callable[[Servable, Mapping[str, np.ndarray], Sequence[str], float | None], list[np.ndarray]]
+Run = Callable[[Servable, Mapping[str, np.ndarray], Sequence[str], Deadline], list[np.ndarray]]
 
 
 def predict(
@@ -42,7 +43,7 @@ def predict(
     request: predict_pb2.PredictRequest,
     run: Run,
     options: Options,
-    timeout_s: float | None = None,
+    deadline: Deadline = NEVER,
     inputs: Mapping[str, np.ndarray] | None = None,
 ) -> Prediction:
     """Answers one request.
@@ -52,7 +53,7 @@ def predict(
       request: its inputs are taken unless `inputs` is given.
       run: runs the graph, at once or as part of a batch.
       options: switches of the command line.
-      timeout_s: seconds left; None waits.
+      deadline: when the caller stops waiting.
       inputs: arrays by input name, where they are already decoded.
 
     Raises:
@@ -66,7 +67,7 @@ def predict(
     feeds = _feeds(servable, signature, request.inputs if inputs is None else inputs)
     aliases = _aliases(signature, request.output_filter)
     start = time.perf_counter()
-    outputs = run(servable, feeds, [signature.outputs[alias].name for alias in aliases], timeout_s)
+    outputs = run(servable, feeds, [signature.outputs[alias].name for alias in aliases], deadline)
     metrics.RUNTIME_LATENCY.observe(
         (request.model_spec.name, "Predict", "TF1"), time.perf_counter() - start
     )

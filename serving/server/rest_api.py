@@ -35,7 +35,8 @@ from serving.server import (
     status,
 )
 from serving.server.admission import Admission
-from serving.server.answers import Answers, Deadline
+from serving.server.answers import Answers
+from serving.server.deadline import Deadline
 from serving.server.servable import DEFAULT_SIGNATURE
 
 logger = logging.getLogger(__name__)
@@ -135,9 +136,13 @@ class Api:
         threads = self._threads if posted else self._desk
         admission = self._admission if posted else self._desk_admission
         async with admission.body(_read(request), request.content_length or 0) as body:
-            code, reply = await asyncio.get_running_loop().run_in_executor(
-                threads, self._answer, request.method, path, _Body(request, body), deadline
-            )
+            try:
+                code, reply = await asyncio.get_running_loop().run_in_executor(
+                    threads, self._answer, request.method, path, _Body(request, body), deadline
+                )
+            except asyncio.CancelledError:
+                deadline.hang_up()
+                raise
         return web.Response(
             status=HTTP_CODES[code],
             body=reply,
@@ -210,7 +215,7 @@ class Api:
                 predict_pb2.PredictRequest(model_spec=spec),
                 self._answers.run,
                 self._answers.options,
-                deadline.left_s(),
+                deadline,
                 body.inputs,
             )
         write = json_reply.rows if body.rows else json_reply.columns

@@ -33,6 +33,7 @@ from serving.server.admission import Admission
 from serving.server.answers import Answers
 from serving.server.batching import Batcher, Parameters, read_parameters
 from serving.server.core import Core
+from serving.server.deadline import Deadline
 from serving.server.flags import Flags
 from serving.server.health import Health
 from serving.server.predict import Options
@@ -104,11 +105,12 @@ class _Server:
         servable: Servable,
         feeds: Mapping[str, np.ndarray],
         fetches: Sequence[str],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> list[np.ndarray]:
+        deadline.check()
         if self._batcher is None:
-            return servable.run(feeds, fetches, timeout_s)
-        return self._batcher.run(servable, feeds, fetches, timeout_s)
+            return servable.run(feeds, fetches, deadline.left_s())
+        return self._batcher.run(servable, feeds, fetches, deadline)
 
     async def run(self) -> None:
         """The server's life."""
@@ -210,7 +212,9 @@ class _Server:
         api = rest_api.Api(answers, options, admission, pool)
         running.callback(api.close)
         runner = web.ServerRunner(
-            connections.Server(api.handle), shutdown_timeout=flags.drain_seconds
+            # A handler is told when its client resets the connection.
+            connections.Server(api.handle, handler_cancellation=True),
+            shutdown_timeout=flags.drain_seconds,
         )
         await runner.setup()
         running.push_async_callback(runner.cleanup)
