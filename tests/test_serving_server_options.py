@@ -356,3 +356,13 @@ def test_flags_are_read_with_and_without_an_equals_sign():
 def test_parallelism_flags_reach_the_session(flag, config):
     made = server.session_config(server_flags.parse(["--model_base_path=/x", flag]))
     assert (made.intra_op_parallelism_threads, made.inter_op_parallelism_threads) == config
+    assert made.experimental.disable_thread_spinning
+
+
+def test_a_session_config_file_is_taken_as_it_is(tmp_path):
+    file = tmp_path / "session.config"
+    file.write_text("inter_op_parallelism_threads: 3")
+    flags = ["--model_base_path=/x", f"--tensorflow_session_config_file={file}"]
+    made = server.session_config(server_flags.parse(flags))
+    assert made.inter_op_parallelism_threads == 3
+    assert not made.experimental.disable_thread_spinning
