@@ -56,6 +56,40 @@ def test_every_kind_of_convolution_takes_its_normalisation_in(convolution, optio
     check_same_answers(trained(keras.Model(inputs, layers.ReLU()(normalised))))
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_transposed_convolution_without_overlap_becomes_one_of_single_pixels(use_bias):
+    inputs = keras.Input((4, 6, 3))
+    spread = layers.Conv2DTranspose(2, 3, strides=3, use_bias=use_bias)
+    network = keras.Model(inputs, layers.Activation("sigmoid")(spread(inputs)))
+    folded = folding.fold(network)
+    assert not any(isinstance(layer, layers.Conv2DTranspose) for layer in folded.layers)
+    assert folded.output_shape == (None, 12, 18, 2)
+    check_same_answers(network)
+    again = layers.Conv2DTranspose(2, 3, strides=3, use_bias=use_bias)(inputs)
+    check_same_answers(trained(keras.Model(inputs, layers.BatchNormalization()(again))))
+
+
+def test_a_folded_network_computes_in_another_precision_and_answers_in_float32():
+    spec = InputSpec("XR", ("lung",), (64, 64))
+    folded = folding.fold(trained(zoo.NETWORKS["light"](spec)))
+    images = np.random.default_rng(1).random((1, 64, 64, 1), np.float32)
+    said = folding.in_precision(folded, "mixed_bfloat16")(images, training=False)
+    assert said.dtype == "float32"
+    np.testing.assert_allclose(said, folded(images, training=False), atol=0.05)
+
+
+def test_a_transposed_convolution_is_kept_where_it_is_more_than_that():
+    inputs = keras.Input((4, 6, 3))
+    for layer in (
+        layers.Conv2DTranspose(2, 3, strides=2),
+        layers.Conv2DTranspose(2, 2, strides=2, activation="softmax"),
+        layers.Conv2DTranspose(2, (2, 1), strides=(2, 1)),
+    ):
+        network = keras.Model(inputs, layer(inputs))
+        assert isinstance(folding.fold(network).layers[-1], layers.Conv2DTranspose)
+        check_same_answers(network)
+
+
 def test_the_scale_and_shift_of_one_channel_are_those_worked_out_by_hand():
     inputs = keras.Input((1, 1, 1))
     x = layers.Conv2D(1, 1)(inputs)
