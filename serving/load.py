@@ -126,9 +126,10 @@ def run(trial: Trial) -> dict[str, Any]:
         start.wait()
     except threading.BrokenBarrierError:
         pass  # a client has failed and says why
-    started = time.perf_counter()
+    started, started_cpu_s = time.perf_counter(), time.process_time()
     for one in clients:
         one.join()
+    cpu_s = time.process_time() - started_cpu_s
     for one in clients:
         if one.error is not None and not isinstance(one.error, threading.BrokenBarrierError):
             raise InputError(f"a client failed: {one.error}") from one.error
@@ -138,6 +139,7 @@ def run(trial: Trial) -> dict[str, Any]:
         **{name: value for name, value in dataclasses.asdict(trial).items() if name != "scan"},
         "masks": len(steps_s),
         "masks_a_second": len(steps_s) / elapsed_s,
+        "cpu_ms": 1000 * cpu_s / len(steps_s),  # of the clients, for a mask
         "latency_ms": _percentiles_ms(steps_s.sum(axis=1)),
         "server_ms": _percentiles_ms(steps_s[:, STEPS.index("server")]),
         "mean_ms": dict(zip(STEPS, (1000 * steps_s.mean(axis=0)).tolist(), strict=True)),

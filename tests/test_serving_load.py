@@ -26,6 +26,7 @@ def test_every_client_asks_until_the_time_is_over_and_all_masks_are_one(send, sc
     assert told["masks_a_second"] == pytest.approx(told["masks"] / 0.3, rel=0.9)
     assert len(told["different_masks"]) == 1
     assert list(told["latency_ms"]) == ["p50", "p95", "p99"]
+    assert told["cpu_ms"] > 0
     assert sum(told["mean_ms"].values()) > 0
     if send == "tile":
         assert told["mean_ms"]["decode"] == told["mean_ms"]["postprocess"] == 0

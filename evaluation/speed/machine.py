@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -37,6 +38,17 @@ def pin(numbers: Iterable[int]) -> None:
     """Keeps this process, and those that it starts, on some cores, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, numbers)
+
+
+def cpu_s(process_id: int) -> float:
+    """Returns the seconds of CPU time that a process has taken; NaN without a /proc."""
+    try:
+        text = pathlib.Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return math.nan
+    # After the name, which may have spaces: user and system time are fields 14 and 15.
+    ticks = text.rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / float(os.sysconf("SC_CLK_TCK"))
 
 
 def describe(packages: Iterable[str]) -> dict[str, object]:

@@ -2,11 +2,12 @@
 
     python -m evaluation.speed serving runs/unet runs/light
 
-takes about 8 minutes a model on 2 cores. Without runs it first trains two.
+takes about 9 minutes a model on 2 idle cores, and 6 with `--seconds 2 --clients 1,16`. Without
+runs it first trains two. Each model's numbers are in OUT/serving.json and OUT/serving.md as soon
+as it is done.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import pathlib
@@ -20,6 +21,7 @@ import rich.console
 from data_pipeline import cases, inference, raster, spec
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
+from evaluation import summary
 from evaluation.speed import forward, machine, server, serving_tables
 
 CLIENTS = (1, 4, 16, 64)
@@ -41,18 +43,18 @@ def main(argv: list[str]) -> None:
     add("--clients", default=CLIENTS, type=_counts, help="default: %(default)s")
     add("--seconds", type=float, default=4.0, help="of each measurement")
     add("--epochs", type=int, default=6, help="of training, where no run is given")
-    add("--out", type=pathlib.Path, default=pathlib.Path("results/speed/serving.json"))
+    add("--out", type=pathlib.Path, default=pathlib.Path("results/speed"))
     flags = parser.parse_args(argv)
     console = rich.console.Console(highlight=False)
-    measured = []
+    report: dict[str, Any] = {"machine": machine.describe(_PACKAGES), "models": []}
     with tempfile.TemporaryDirectory(prefix="speed-serving-") as folder:
         scratch = pathlib.Path(folder)
         for run in flags.runs or _train(scratch, flags.epochs, console):
             one = _measure(run, scratch, flags.clients, flags.seconds, console)
             serving_tables.show(one, console)
-            measured.append(one)
-    _write(flags.out, {"machine": machine.describe(_PACKAGES), "models": measured})
-    console.print(f"numbers: {flags.out}")
+            report["models"].append(one)
+            _write(flags.out, report)
+    console.print(f"report: {flags.out / 'serving.json'}, {flags.out / 'serving.md'}")
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -97,6 +99,7 @@ def _measure(
     return {
         "model": versions.name,
         "tile": list(known.shape),
+        "cores": len(machine.cores()),
         "parity": json.loads((version / "assets.extra" / "parity.json").read_text("utf-8")),
         "in_process": _in_process(version, tile, scratch, seconds, console),
         "served": list(_served(versions, scan, scratch, clients, seconds, console)),
@@ -189,10 +192,7 @@ def _served(
                 yield {"batching": batching is not None, **one}
 
 
-def _write(path: pathlib.Path, numbers: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    with contextlib.suppress(FileNotFoundError):
-        unfinished.unlink()
-    unfinished.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+def _write(out: pathlib.Path, report: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    summary.save_text(out / "serving.json", json.dumps(report, indent=2) + "\n")
+    summary.save_text(out / "serving.md", serving_tables.markdown(report))

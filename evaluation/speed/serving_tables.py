@@ -1,11 +1,14 @@
-"""What a measurement of serving says, as tables in a terminal."""
+"""What a measurement of serving says, as tables in a terminal and in Markdown."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import rich.console
 import rich.table
+
+from evaluation import tables
 
 _PERCENTILES = (50, 95, 99)
 
@@ -16,58 +19,90 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": float(value) for p, value in zip(_PERCENTILES, found, strict=True)}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
 def show(measured: dict[str, Any], console: rich.console.Console) -> None:
     """Prints the tables of one model and what they come to."""
-    console.print(_in_process(measured))
-    console.print(_latencies(measured))
-    console.print(_steps(measured))
+    for one in _tables(measured):
+        table = rich.table.Table(title=one.title)
+        for column in one.header:
+            table.add_column(column, justify="right")
+        for row in one.rows:
+            table.add_row(*row)
+        console.print(table)
     for line in aims(measured):
         console.print(line)
 
 
-def _table(title: str, *columns: str) -> rich.table.Table:
-    table = rich.table.Table(title=title)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+def markdown(report: dict[str, Any]) -> str:
+    """Returns the report as Markdown: what it was measured on, then each model."""
+    on = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
+    text = f"{on['date']}, {on['cores']} cores of {on['processor']}, Python {on['python']}"
+    text += f"; {versions}.\n"
+    for measured in report["models"]:
+        side = " x ".join(map(str, measured["tile"]))
+        text += f"\n## {measured['model']}, {side}\n"
+        for one in _tables(measured):
+            text += f"\n{one.title}:\n\n{tables.markdown(one.header, one.rows)}"
+        text += "\n" + "".join(f"- {line}\n" for line in aims(measured))
+    return text
 
 
-def _in_process(measured: dict[str, Any]) -> rich.table.Table:
-    table = _table(
+def _tables(measured: dict[str, Any]) -> list[_Table]:
+    return [_in_process(measured), _latencies(measured), _steps(measured)]
+
+
+def _in_process(measured: dict[str, Any]) -> _Table:
+    return _Table(
         f"{measured['model']}: forward passes in one process, float32",
-        *("runtime", "at once", "p50 ms", "p95 ms", "p99 ms", "a second", "pixels that differ"),
+        ("runtime", "at once", "p50 ms", "p95 ms", "p99 ms", "a second", "pixels that differ"),
+        [
+            (
+                *(one["runtime"], str(one["callers"]), *_ms(one["milliseconds"])),
+                *(f"{one['a_second']:.1f}", str(one["different_pixels"])),
+            )
+            for one in measured["in_process"]
+        ],
     )
-    for one in measured["in_process"]:
-        table.add_row(
-            *(one["runtime"], str(one["callers"]), *_ms(one["milliseconds"])),
-            *(f"{one['a_second']:.1f}", str(one["different_pixels"])),
-        )
-    return table
 
 
-def _latencies(measured: dict[str, Any]) -> rich.table.Table:
-    table = _table(
+_WAY = ("API", "sent", "batching", "clients")
+
+
+def _latencies(measured: dict[str, Any]) -> _Table:
+    return _Table(
         f"{measured['model']}: served",
-        *("API", "sent", "batching", "clients", "p50 ms", "p95 ms", "p99 ms", "masks a second"),
+        (
+            *(*_WAY, "p50 ms", "p95 ms", "p99 ms", "masks a second"),
+            *("CPU ms a mask: server", "clients"),
+        ),
+        [
+            (
+                *(*_way(one), str(one["clients"]), *_ms(one["latency_ms"])),
+                f"{one['masks_a_second']:.1f}",
+                *(f"{one['cpu_ms'][who]:.2f}" for who in ("server", "clients")),
+            )
+            for one in measured["served"]
+        ],
     )
-    for one in measured["served"]:
-        table.add_row(
-            *(*_way(one), str(one["clients"]), *_ms(one["latency_ms"])),
-            f"{one['masks_a_second']:.1f}",
-        )
-    return table
 
 
-def _steps(measured: dict[str, Any]) -> rich.table.Table:
-    table = _table(
-        f"{measured['model']}: where the time goes, mean ms",
-        *("API", "sent", "batching", "clients", "decode", "preprocess", "wire", "queue"),
-        *("network", "postprocess"),
-    )
+def _steps(measured: dict[str, Any]) -> _Table:
+    rows = []
     for one in measured["served"]:
         step = steps(one, _alone(measured, one))
-        table.add_row(*_way(one), str(one["clients"]), *(f"{value:.1f}" for value in step.values()))
-    return table
+        rows.append((*_way(one), str(one["clients"]), *(f"{ms:.1f}" for ms in step.values())))
+    return _Table(
+        f"{measured['model']}: where the time goes, mean ms",
+        (*_WAY, "decode", "preprocess", "wire", "queue", "network", "postprocess"),
+        rows,
+    )
 
 
 def steps(one: dict[str, Any], alone: dict[str, Any]) -> dict[str, float]:
@@ -132,6 +167,12 @@ def aims(measured: dict[str, Any]) -> list[str]:
         told.append(
             f"16 clients with batching get {one['masks_a_second']:.1f} a second, "
             f"{100 * one['masks_a_second'] / best:.0f} % of the best in one process ({best:.1f})"
+        )
+        apart = 1000 * measured["cores"] / one["cpu_ms"]["server"]
+        told.append(
+            f"of their {sum(one['cpu_ms'].values()):.1f} ms of CPU a mask the clients take "
+            f"{one['cpu_ms']['clients']:.1f}; on a machine of their own they would leave the "
+            f"server CPU for {apart:.1f} a second, {100 * apart / best:.0f} %"
         )
     files = [one for one in measured["served"] if one["send"] == "file"]
     if files:
