@@ -131,7 +131,7 @@ def running(
             stderr=file,
         )
     try:
-        server = Server(versions.name, *ports, process.pid)
+        server = Server(versions.name, ports[0], ports[1], process.pid)
         _await(process, f"http://{server.addresses['rest']}/v1/models/{versions.name}", log)
         yield server
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -63,6 +64,8 @@ def serve(flags: Flags) -> None:
       InputError: if a file, a port or a model cannot be used.
     """
     memory.keep_together()
+    # What the imports have left stays: no collection need look through it again.
+    gc.freeze()
     # A thread that computes in Python hands over after this long; the default is 5 ms.
     sys.setswitchinterval(0.001)
     asyncio.run(_Server(flags).run())
