@@ -45,7 +45,8 @@ def train_ours(given: argparse.Namespace, model: str) -> pathlib.Path:
     command += ["--minutes", str(given.minutes), "--seed", str(given.seed)]
     command += ["--runs", str(given.out / "runs"), "--name", model]
     command += ["--units", given.units] if given.units else []
-    _call(command)
+    # The rivals' minutes are all for steps and validation.
+    _call([*command, "--calibration", "none", "--cleaning", "none"])
     return pathlib.Path(given.out / "runs" / model)
 
 
