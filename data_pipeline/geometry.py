@@ -82,8 +82,9 @@ def _taps(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
       int64 (taps, wanted) and float64 (taps, wanted, 1).
     """
     matrix = axis_weights(np.arange(float(length)), np.arange(float(wanted)))
-    used = matrix != 0
-    most = int(used.sum(axis=1).max())
+    used = matrix != 0  # not without gaps: what rounding adds up to may be taken from one between
+    last = length - 1 - used[:, ::-1].argmax(axis=1)
+    most = int((last - used.argmax(axis=1)).max()) + 1
     first = np.minimum(used.argmax(axis=1), length - most)
     pixels = first[:, None] + np.arange(most)
     return pixels.T, np.take_along_axis(matrix, pixels, axis=1).T[..., None]

@@ -10,10 +10,12 @@ that is evaluated, exported and served.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+import tensorflow as tf
+from keras import layers
 
 _TRANSPOSED = (layers.Conv2DTranspose, layers.Conv3DTranspose)
 _CONVOLUTIONS = (
@@ -45,7 +47,7 @@ def fold(network: keras.Model) -> keras.Model:
         if layer.name in dropped:
             return x
         y = layer(x, *others, **named)
-        return ops.depth_to_space(y, spread[layer.name]) if layer.name in spread else y
+        return _Squares(spread[layer.name])(y) if layer.name in spread else y
 
     copy = keras.models.clone_model(network, clone_function=clone, call_function=call)
     for layer in copy.layers:
@@ -57,6 +59,23 @@ def fold(network: keras.Model) -> keras.Model:
         )
         layer.set_weights(_of_one_by_one(weights) if layer.name in spread else weights)
     return copy
+
+
+class _Squares(layers.Layer):
+    """Lays channels out as squares of pixels: (n, r, c, s * s * d) to (n, s * r, s * c, d).
+
+    keras.ops has no depth_to_space in the last version for Python 3.10.
+    """
+
+    def __init__(self, size: int, **named: Any) -> None:
+        super().__init__(**named)
+        self.size = size
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.depth_to_space(x, self.size)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"size": self.size}
 
 
 def _is_spread(layer: layers.Layer) -> bool:
@@ -99,8 +118,7 @@ def in_precision(network: keras.Model, policy: str) -> keras.Model:
 
     def clone(layer: layers.Layer) -> layers.Layer:
         config = layer.get_config()
-        computes = isinstance(layer, layers.Layer) and not isinstance(layer, layers.InputLayer)
-        if layer.name not in last and computes:
+        if layer.name not in last and not isinstance(layer, layers.InputLayer):
             config["dtype"] = policy
         return type(layer).from_config(config)
 

@@ -66,6 +66,15 @@ def test_resampling_16_bit_voxels_is_exact_whole_number_arithmetic():
     assert got.astype(object).tolist() == exact.tolist()
 
 
+@pytest.mark.parametrize(
+    ("length", "wanted"), [(512, 8), (2048, 32), (2048, 33), (97, 64), (1, 7), (7, 1), (3, 200)]
+)
+def test_resampling_is_the_product_with_the_weights(length, wanted):
+    column = np.random.default_rng(5).integers(0, 2**16, (length, 1))
+    got = geometry.resample(column, (wanted,))
+    np.testing.assert_array_equal(got, weights(length, wanted) @ column)
+
+
 @pytest.mark.parametrize(("length", "wanted"), [(12, 12), (12, 5), (5, 12), (1, 4), (9, 1)])
 def test_a_volume_resampled_slice_by_slice_has_the_bits_of_one_resampled_whole(length, wanted):
     voxels = np.random.default_rng(3).integers(0, 2**16, (length, 6, 4)).astype(np.float32)
