@@ -30,7 +30,8 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 # PS3.3 C.7.3.1.1.1: what a file that shall be an X-ray may call itself. OT and SC are what
 # converters from film and picture files write.
-_XRAY_MODALITIES = ("CR", "DX", "RG", "OT", "SC", "XC", "")
+_FILM_MODALITIES = ("CR", "DX", "RG")
+_XRAY_MODALITIES = (*_FILM_MODALITIES, "OT", "SC", "XC", "")
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame ones, .1 to .4
 
@@ -48,13 +49,17 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """Which series a DICOM file belongs to, and whether that is one of CT slices."""
+    """Which series a DICOM file belongs to, and what kind of image it holds."""
 
     series: str  # SeriesInstanceUID
     series_number: str  # "?" if it has none
     modality: str
     is_localizer: bool
+    is_screenshot: bool
+    is_film: bool  # a grey X-ray; a digitised one is a film too, though a screenshot by its class
     has_image: bool  # a report or a presentation state has none, and a screenshot is none
+    view: str  # ViewPosition
+    patient: str = dataclasses.field(repr=False)  # PatientID, which no message tells
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,19 +105,26 @@ def heading(file: Member) -> Heading:
     """
     keywords = [
         "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "Rows", "SOPClassUID",
-        "PhotometricInterpretation", "ImagePositionPatient",
+        "PhotometricInterpretation", "ImagePositionPatient", "PatientID", "ViewPosition",
     ]  # fmt: skip
     with untrusted.damaged(file.name, "DICOM file"):
         return _heading(_dataset(file, pixels=False, only=keywords))
 
 
 def _heading(dataset: pydicom.Dataset) -> Heading:
+    modality = str(dataset.get("Modality") or "")
+    is_grey = str(dataset.get("PhotometricInterpretation")).startswith("MONOCHROME")
+    is_screenshot = _is_screenshot(dataset)
     return Heading(
-        str(dataset.get("SeriesInstanceUID")),
-        str(dataset.get("SeriesNumber") or "?"),
-        str(dataset.get("Modality") or ""),
-        "LOCALIZER" in (dataset.get("ImageType") or ()),
-        "Rows" in dataset and not _is_screenshot(dataset),
+        series=str(dataset.get("SeriesInstanceUID")),
+        series_number=str(dataset.get("SeriesNumber") or "?"),
+        modality=modality,
+        is_localizer="LOCALIZER" in (dataset.get("ImageType") or ()),
+        is_screenshot=is_screenshot,
+        is_film=modality in _FILM_MODALITIES and "Rows" in dataset and is_grey,
+        has_image="Rows" in dataset and not is_screenshot,
+        view=str(dataset.get("ViewPosition") or ""),
+        patient=str(dataset.get("PatientID") or "").strip(),
     )
 
 

@@ -2,8 +2,8 @@
 
     python -m data_pipeline.index DIR --out manifest.csv
 
-Published data sets need nothing else. A folder of one's own, images/ beside lung_masks/,
-infection_masks/ or masks/, needs --modality, and --label for masks/.
+Published data sets need nothing else, nor does a folder of DICOM files. A folder of one's own,
+images/ beside lung_masks/, infection_masks/ or masks/, needs --modality; masks/ needs --label.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from data_pipeline import raster
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.labels import LABELS
-from data_pipeline.layouts import ct, plain, xray
+from data_pipeline.layouts import ct, plain, plain_dicom, xray
 from data_pipeline.layouts.found import Derived, Found, Layout
 from data_pipeline.scan import MODALITIES
 
@@ -54,10 +54,15 @@ LAYOUTS = (
     Layout("Inf-Net", "LungInfection-Train/Doctor-label/ and LungInfection-Test/", ct.inf_net),
 )
 PLAIN = "images/ beside lung_masks/, infection_masks/ or masks/"
+PLAIN_DICOM = "files of CT series (CT) or X-ray films (CR, DX), in any folders"
 
 
 def find(
-    folder: pathlib.Path, derived: pathlib.Path, modality: str = "", label: str = ""
+    folder: pathlib.Path,
+    derived: pathlib.Path,
+    modality: str = "",
+    label: str = "",
+    salt: str = "",
 ) -> tuple[list[str], Found]:
     """Returns the layouts recognised in a folder, by name, and their cases together.
 
@@ -66,6 +71,7 @@ def find(
       derived: where masks that have to be made will lie.
       modality: of a plain folder: "XR" or "CT".
       label: of the masks/ of a plain folder.
+      salt: that pseudonyms of patients are made with, where DICOM files name them.
 
     Raises:
       InputError: if no layout is recognised, listing what was looked for.
@@ -75,17 +81,31 @@ def find(
     finds = {layout.name: layout.find(folder, derived) for layout in LAYOUTS}
     finds = {name: found for name, found in finds.items() if found.cases}
     if not finds:
-        own = plain.images_and_masks(folder, modality, label)
-        finds = {"images and masks": own} if own.cases else {}
-    if not finds:
-        tried = "; ".join(f"{layout.name}: {layout.looks_for}" for layout in LAYOUTS)
-        raise InputError(f"{folder} has no layout that is known. Tried: {tried}; plain: {PLAIN}")
+        finds = _own(folder, modality, label, salt)
     together = Found(
         tuple(case for found in finds.values() for case in found.cases),
         tuple(note for found in finds.values() for note in found.notes),
         tuple(job for found in finds.values() for job in found.derived),
     )
     return list(finds), _without_leaking_splits(_with_unique_ids(together))
+
+
+def _own(folder: pathlib.Path, modality: str, label: str, salt: str) -> dict[str, Found]:
+    """Returns what is found in a folder of somebody's own: DICOM, or else images and masks."""
+    told = ""
+    if not plain.has_other_than_dicom(folder):
+        found = plain_dicom.series_and_films(folder, modality, label, salt)
+        if found.cases:
+            return {"plain DICOM": found}
+        told = "".join(f"; {note}" for note in found.notes)
+    found = plain.images_and_masks(folder, modality, label)
+    if found.cases:
+        return {"images and masks": found}
+    tried = "; ".join(f"{layout.name}: {layout.looks_for}" for layout in LAYOUTS)
+    raise InputError(
+        f"{folder} has no layout that is known. Tried: {tried}; plain: {PLAIN}; "
+        f"plain DICOM: {PLAIN_DICOM}{told}"
+    )
 
 
 def _with_unique_ids(found: Found) -> Found:
@@ -176,10 +196,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--lung-values", default="", help='class numbers of lung in its masks, such as "3 4"'
     )
+    parser.add_argument(
+        "--salt", default="", help="secret text for pseudonyms of the patients of DICOM files"
+    )
     flags = parser.parse_args(argv)
     with one_line_for_bad_input():
         derived = flags.out.with_name(f"{flags.out.stem}_derived")
-        names, found = find(flags.folder, derived, flags.modality, flags.label)
+        names, found = find(flags.folder, derived, flags.modality, flags.label, flags.salt)
         cases = [_with_lung_values(case, flags.lung_values) for case in found.cases]
         console = Console(highlight=False, soft_wrap=True)
         if found.derived:

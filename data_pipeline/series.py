@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipeline import dicom, untrusted
-from data_pipeline.dicom import Frame, Member
+from data_pipeline.dicom import Frame, Heading, Member
 from data_pipeline.errors import InputError
 from data_pipeline.orientation import Stored
 
@@ -106,16 +106,21 @@ def names(files: Iterable[Member]) -> list[str]:
     Raises:
       InputError: naming the file, if one is damaged.
     """
-    images = [heading for heading in map(dicom.heading, files) if heading.has_image]
-    series = {
-        heading.series: heading.series_number
-        for heading in images
-        if heading.modality == "CT" and not heading.is_localizer
-    }
-    if len({heading.series for heading in images if not heading.is_localizer}) < 2:
-        return []
-    numbers = list(series.values())
-    return sorted(_name(uid, number, numbers) for uid, number in series.items())
+    return sorted(names_of(map(dicom.heading, files)).values())
+
+
+def names_of(headings: Iterable[Heading]) -> dict[str, str]:
+    """Returns `names` by SeriesInstanceUID, from the headings of all files of a folder."""
+    images = [
+        heading
+        for heading in headings
+        if heading.has_image and not (heading.is_localizer and heading.modality == "CT")
+    ]
+    numbers = {heading.series: heading.series_number for heading in images}
+    if len(numbers) < 2:
+        return {}
+    slices = {heading.series for heading in images if heading.modality == "CT"}
+    return {uid: _name(uid, numbers[uid], list(numbers.values())) for uid in slices}
 
 
 def _name(uid: str, number: str, numbers: Sequence[str]) -> str:

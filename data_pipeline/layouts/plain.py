@@ -9,7 +9,9 @@ from data_pipeline.labels import LABELS
 from data_pipeline.layouts.found import Found, by_stem, folders, inside, patient, stem, with_suffix
 
 _IMAGES = ("images", "imgs", "scans")
-_FILES = (*raster.SUFFIXES, *read.VOLUMES, ".dcm", ".zip")
+OTHER_THAN_DICOM = (*raster.SUFFIXES, *read.VOLUMES, ".zip")
+_FILES = (*OTHER_THAN_DICOM, ".dcm")
+MASK_FOLDERS = ("masks", *(f"{label}{gap}masks" for label in LABELS for gap in "_ "))
 
 
 def images_and_masks(root: pathlib.Path, modality: str, label: str) -> Found:
@@ -29,7 +31,7 @@ def images_and_masks(root: pathlib.Path, modality: str, label: str) -> Found:
     found: list[Case] = []
     for name in _IMAGES:
         for folder in folders(root, name):
-            masks = _masks(folder.parent, label)
+            masks = masks_in(folder.parent, label)
             scans = [p for p in sorted(folder.iterdir()) if p.is_dir()]
             scans += with_suffix(folder, _FILES)
             if not modality and scans:
@@ -43,8 +45,18 @@ def images_and_masks(root: pathlib.Path, modality: str, label: str) -> Found:
     return Found(tuple(found))
 
 
-def _masks(folder: pathlib.Path, label: str) -> dict[str, dict[str, pathlib.Path]]:
-    """Returns for each label the masks by the names that their images may have."""
+def has_other_than_dicom(root: pathlib.Path) -> bool:
+    """Whether pictures, volumes or archives lie in images/, perhaps some levels down."""
+    found = (folder for name in _IMAGES for folder in folders(root, name))
+    return any(with_suffix(folder, OTHER_THAN_DICOM) for folder in found)
+
+
+def masks_in(folder: pathlib.Path, label: str) -> dict[str, dict[str, pathlib.Path]]:
+    """Returns for each label the masks in the mask folders of a folder, by stem.
+
+    Raises:
+      InputError: if there is a folder masks/, and no label that it outlines.
+    """
     found = {}
     for name in LABELS:
         where = inside(folder, f"{name}_masks") or inside(folder, f"{name} masks")
@@ -57,6 +69,11 @@ def _masks(folder: pathlib.Path, label: str) -> dict[str, dict[str, pathlib.Path
     return found
 
 
+def of_name(masks: dict[str, pathlib.Path], name: str) -> pathlib.Path | None:
+    """Returns the mask of the image with this name."""
+    return next((masks[n] for n in (name, f"{name}_mask", f"mask_{name}") if n in masks), None)
+
+
 def _case(
     folder: pathlib.Path,
     scan: pathlib.Path,
@@ -64,10 +81,6 @@ def _case(
     masks: dict[str, dict[str, pathlib.Path]],
 ) -> Case:
     name = scan.name if scan.is_dir() else stem(scan)
-    of_label = {
-        label: next((m[n] for n in (name, f"{name}_mask", f"mask_{name}") if n in m), None)
-        for label, m in masks.items()
-    }
     dataset = folder.resolve().parent.name
     return Case(
         id=f"{dataset}-{name}",
@@ -76,6 +89,6 @@ def _case(
         diagnosis="",
         patient_id=patient(dataset, name),
         image=scan,
-        lung_mask=of_label["lung"],
-        infection_mask=of_label["infection"],
+        lung_mask=of_name(masks["lung"], name),
+        infection_mask=of_name(masks["infection"], name),
     )
