@@ -243,3 +243,15 @@ def test_no_pixels_are_read(root, tmp_path):
     path.write_bytes(path.read_bytes()[:-400])
     _, found = index.find(root, tmp_path)
     assert len(found.cases) == 1
+
+
+def test_a_localizer_of_another_modality_in_the_folder_makes_a_series_need_its_number(
+    root, tmp_path
+):
+    series(root, SeriesNumber=3)
+    scout = ct(PIXELS, Modality="MR", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    scout.SeriesInstanceUID = "1.2.9"
+    save(root / "scout.dcm", scout)
+    _, found, told = found_in(root, tmp_path)
+    assert found["data-3"].image.name == "data#3"
+    assert "left out (localizer): 1" in told.notes
