@@ -130,7 +130,8 @@ def _heading(dataset: pydicom.Dataset) -> Heading:
 
 def _is_screenshot(dataset: pydicom.Dataset) -> bool:
     """Whether a file is a picture beside a study, such as a dose report, and no slice."""
-    is_capture = str(dataset.get("SOPClassUID")).startswith(_SECONDARY_CAPTURE)
+    uid = str(dataset.get("SOPClassUID"))
+    is_capture = uid == _SECONDARY_CAPTURE or uid.startswith(f"{_SECONDARY_CAPTURE}.")
     is_grey = dataset.get("PhotometricInterpretation") == "MONOCHROME2"
     return is_capture and not (is_grey and "ImagePositionPatient" in dataset)
 

@@ -8,7 +8,11 @@ import pytest
 import SimpleITK as sitk
 from dicom_files import ct, dataset, save, series
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    SecondaryCaptureImageStorage,
+    VLPhotographicImageStorage,
+)
 
 from data_pipeline import cases, read, write
 from data_pipeline import series as series_files
@@ -143,6 +147,14 @@ def test_a_screenshot_beside_the_slices_is_left_out(tmp_path):
     assert "holds no CT slices; localizers and screenshots are none" in refused(
         tmp_path / "dose-report-0.dcm"
     )
+
+
+def test_a_photograph_beside_the_slices_is_no_screenshot(tmp_path):
+    series(tmp_path)
+    photograph = dataset(np.zeros((8, 8, 3), np.uint8), Modality="CT", SeriesInstanceUID="1.2.9")
+    photograph.SOPClassUID = VLPhotographicImageStorage  # its UID begins as a screenshot's does
+    save(tmp_path / "photograph.dcm", photograph)
+    assert "photograph.dcm is RGB" in refused(tmp_path)
 
 
 def test_a_list_of_files_is_read_as_its_folder(tmp_path):

@@ -96,7 +96,7 @@ def measure(name: str, job: Job, seconds: float, repeats: int) -> dict[str, obje
     warm = [_rate(stream, seconds) for _ in range(repeats)]
     found: dict[str, object] = {"name": name, "workers": job.workers, "cores": job.cores}
     found |= {"cold": _batches(job) * BATCH / cold_s, "warm": warm}
-    if name != "train-step":
+    if name != "train-step" and _batches(job) > 1:
         case_s = _cold_case_s(make, job)
         fixed_s = cold_s - _batches(job) * BATCH * case_s
         found |= {"imports_s": imports_s, "fixed_s": fixed_s, "case_ms": 1000 * case_s}
@@ -118,7 +118,7 @@ def _cold_s(make: Callable[..., Iterator[object]], job: Job) -> float:
 
 def _cold_case_s(make: Callable[..., Iterator[object]], job: Job) -> float:
     """Returns by how much a case lengthens a first epoch: of a few cases, and of all."""
-    few = dataclasses.replace(job, cases=job.cases[: 2 * BATCH], folder=job.folder / "few")
+    few = dataclasses.replace(job, cases=job.cases[:BATCH], folder=job.folder / "few")
     all_again = dataclasses.replace(job, folder=job.folder / "all")
     longer_s = _cold_s(make, all_again) - _cold_s(make, few)
     return longer_s / ((_batches(all_again) - _batches(few)) * BATCH)
