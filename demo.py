@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from serving.server import ports
+from data_pipeline import ports
 
 MODEL = "lung_unet"
 SAMPLE = pathlib.Path("data_pipeline/sample")

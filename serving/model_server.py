@@ -16,9 +16,10 @@ import os
 from data_pipeline import (
     errors,
     onednn,  # noqa: F401 - before TensorFlow is imported
+    ports,
 )
 from serving.server import flags as server_flags
-from serving.server import model_config, ports
+from serving.server import model_config
 
 
 def main(argv: list[str] | None = None) -> None:

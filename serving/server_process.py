@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO
 
+from data_pipeline import ports
 from data_pipeline.errors import InputError
 from serving import client, connection
-from serving.server import ports
 
 _START_S = 180.0  # TensorFlow alone may take half a minute to load on a busy machine
 _STOP_S = 20.0

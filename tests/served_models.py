@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from serving.server import ports
+from data_pipeline import ports
 
 ROOT = pathlib.Path(__file__).parent.parent
 

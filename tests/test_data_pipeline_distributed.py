@@ -9,9 +9,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from data_pipeline import augment, batches, cases, frames, phantom
+from data_pipeline import augment, batches, cases, frames, phantom, ports
 from data_pipeline.spec import InputSpec
-from serving.server import ports
 
 SPEC = InputSpec("XR", ("lung", "infection"), (16, 16))
 STEPS, BATCH = 3, 4

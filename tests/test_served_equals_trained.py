@@ -17,12 +17,11 @@ import pandas as pd
 import pytest
 import tiny_network
 
-from data_pipeline import cases, inference, phantom, split
+from data_pipeline import cases, inference, phantom, ports, split
 from evaluation import run
 from models import segmenter
 from serving import client, connection, export, segment, server_process
 from serving.connection import Access
-from serving.server import ports
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -6,11 +6,11 @@ import grpc
 import numpy as np
 import pytest
 
+from data_pipeline import ports
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 from serving import client, connection, grpc_client, rest_client
 from serving.connection import Access
-from serving.server import ports
 
 BUSY = (grpc.StatusCode.UNAVAILABLE, "queue is full")
 

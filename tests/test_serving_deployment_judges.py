@@ -13,8 +13,8 @@ import pytest
 import served_models
 import tiny_network
 
+from data_pipeline import ports
 from serving import batch_fit, deployment, golden, saved_model
-from serving.server import ports
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -10,9 +10,9 @@ import threading
 import pytest
 import served_models
 
+from data_pipeline import ports
 from data_pipeline.errors import InputError
 from serving import launch
-from serving.server import ports
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import served_models
 from contract_server import predict_request
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving.server import ports
+from data_pipeline import ports
 
 
 def run_server(*flags):

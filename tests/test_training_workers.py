@@ -10,8 +10,8 @@ import textwrap
 import numpy as np
 import pytest
 
+from data_pipeline import ports
 from models import segmenter
-from serving.server import ports
 from training import run
 
 # What each process runs: the command, with short epochs. It notes the weights that it ends with,

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data_pipeline import ports
 from data_pipeline.errors import InputError
 from evaluation.speed import machine
 
@@ -112,7 +112,7 @@ def running(
     Raises:
       InputError: if it does not start.
     """
-    ports = _free_ports(2)
+    grpc_port, rest_port = ports.free_ports(2)
     monitoring = scratch / "monitoring.config"
     monitoring.write_text("prometheus_config { enable: true }\n", encoding="utf-8")
     words = ["--enable_batching", f"--batching_parameters_file={batching}"] if batching else []
@@ -121,7 +121,7 @@ def running(
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "serving.model_server"),
-                *(f"--port={ports[0]}", f"--rest_api_port={ports[1]}"),
+                *(f"--port={grpc_port}", f"--rest_api_port={rest_port}"),
                 f"--model_name={versions.name}",
                 f"--model_base_path={versions.resolve()}",
                 f"--monitoring_config_file={monitoring}",
@@ -131,7 +131,7 @@ def running(
             stderr=file,
         )
     try:
-        server = Server(versions.name, ports[0], ports[1], process.pid)
+        server = Server(versions.name, grpc_port, rest_port, process.pid)
         _await(process, f"http://{server.addresses['rest']}/v1/models/{versions.name}", log)
         yield server
     finally:
@@ -152,14 +152,6 @@ def _await(process: "subprocess.Popen[bytes]", url: str, log: pathlib.Path) -> N
         if process.poll() is not None or time.monotonic() > until:
             raise InputError(f"the server did not start: {_last_line(log.read_bytes())}")
         time.sleep(0.2)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def run(module: str, *words: str) -> None:
