@@ -18,7 +18,9 @@ from data_pipeline import (
 
 if TYPE_CHECKING:
     import fake_server
+    import grpc
     import served_models
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 
 @pytest.fixture
@@ -57,3 +59,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[served_models.
 
     with contract_server.running(tmp_path_factory.mktemp("contract")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def channel(server: "served_models.Running") -> "Iterator[grpc.Channel]":
+    """A channel to it."""
+    import contract_server
+
+    with contract_server.channel(server) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="session")
+def prediction(channel: "grpc.Channel") -> "prediction_service_pb2_grpc.PredictionServiceStub":
+    """Its calls that answer with a model."""
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)

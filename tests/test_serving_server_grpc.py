@@ -1,6 +1,5 @@
 """What there is over gRPC beside Predict, against the contract's own words."""
 
-import contract_server
 import pytest
 from contract_server import refused
 from tensorflow.core.example import example_pb2
@@ -13,22 +12,10 @@ from tensorflow_serving.apis import (
     input_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
     regression_pb2,
 )
 
 from serving.server.protos import HealthCheckRequest, HealthCheckResponse
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with contract_server.channel(server) as channel:
-        yield channel
-
-
-@pytest.fixture(scope="module")
-def prediction(channel):
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,10 @@
 """Predict over gRPC, against the contract's own words."""
 
-import contract_server
 import numpy as np
 import pytest
 from contract_server import predict_request, refused
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with contract_server.channel(server) as channel:
-        yield channel
-
-
-@pytest.fixture(scope="module")
-def prediction(channel):
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+from tensorflow_serving.apis import predict_pb2
 
 
 def test_predict_answers_in_the_typed_field_and_says_what_answered(prediction):
