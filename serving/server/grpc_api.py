@@ -5,7 +5,6 @@ threads. A unary call is declared as a stream of one message, which on the wire 
 and lets `admission` decide when the message is read.
 """
 
-import asyncio
 import concurrent.futures
 import logging
 import time
@@ -23,7 +22,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.server import describe, metrics, status
+from serving.server import describe, metrics, status, workers
 from serving.server.admission import Admission
 from serving.server.answers import Answers
 from serving.server.deadline import Deadline
@@ -115,12 +114,9 @@ class Api:
             deadline = Deadline.after(context.time_remaining())
             async with admission.body(_one_message(context)) as body:
                 try:
-                    return await asyncio.get_running_loop().run_in_executor(
-                        threads, _answer, kind, answer, metric, body, deadline
+                    return await workers.run(
+                        threads, deadline, _answer, kind, answer, metric, body, deadline
                     )
-                except asyncio.CancelledError:
-                    deadline.hang_up()
-                    raise
                 except status.ServingError as error:
                     code, text = error.code, status.cut(error.message)
             await context.abort(code, text)

@@ -1,6 +1,5 @@
 """The REST API below /v1/, with the bodies, codes and order of checks of TensorFlow Serving."""
 
-import asyncio
 import concurrent.futures
 import dataclasses
 import logging
@@ -33,6 +32,7 @@ from serving.server import (
     metrics,
     predict,
     status,
+    workers,
 )
 from serving.server.admission import Admission
 from serving.server.answers import Answers
@@ -136,13 +136,15 @@ class Api:
         threads = self._threads if posted else self._desk
         admission = self._admission if posted else self._desk_admission
         async with admission.body(_read(request), request.content_length or 0) as body:
-            try:
-                code, reply = await asyncio.get_running_loop().run_in_executor(
-                    threads, self._answer, request.method, path, _Body(request, body), deadline
-                )
-            except asyncio.CancelledError:
-                deadline.hang_up()
-                raise
+            code, reply = await workers.run(
+                threads,
+                deadline,
+                self._answer,
+                request.method,
+                path,
+                _Body(request, body),
+                deadline,
+            )
         return web.Response(
             status=HTTP_CODES[code],
             body=reply,
