@@ -272,6 +272,23 @@ def test_an_error_of_the_model_reaches_every_caller_of_its_batch(start):
     assert [error.message for error in callers.wait()] == ["bad pixels", "bad pixels"]
 
 
+class Expiring(Deadline):
+    """Has time left when it is asked first, and exactly none when it is asked again."""
+
+    is_over = False
+
+    def left_s(self):
+        return 0.0
+
+
+def test_a_deadline_that_ends_as_its_batch_begins_is_no_fault_of_the_server(start):
+    callers, model = start()
+    callers.send(row(1), Expiring())
+    (reply,) = callers.wait()
+    assert np.array_equal(reply, row(2))
+    assert model.sizes == [1]
+
+
 def write(tmp_path, text: str) -> str:
     file = tmp_path / "batching.config"
     file.write_text(text)

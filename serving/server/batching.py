@@ -346,7 +346,7 @@ class _Run:
         if not self._tasks:
             return
         left = [task.deadline.left_s() for task in self._tasks]
-        timeout_s = None if None in left else max(seconds for seconds in left if seconds)
+        timeout_s = None if None in left else max(s for s in left if s is not None)
         merged = {name: self._merged(name) for name in self._tasks[0].feeds}
         outputs = self._queue.servable.run(merged, self._queue.fetches, timeout_s)
         self._split(outputs)
