@@ -1,7 +1,11 @@
 """What flags and configuration files switch on: TLS, batching, warm-up, watching."""
 
+import asyncio
+import os
 import pathlib
+import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -22,6 +26,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from data_pipeline import ports
 from data_pipeline.errors import InputError
 from serving.server import flags as server_flags
 from serving.server import metrics, predict, server, status, warmup
@@ -172,37 +177,67 @@ def test_batching_and_config_reload_by_file_and_by_call(tmp_path, half):
             wait(lambda: state(management, "half") == "END")
 
 
-def test_a_request_that_is_given_up_in_the_queue_is_not_run(tmp_path, half):
+def test_a_request_that_is_given_up_in_the_queue_is_not_run(tmp_path, half, monkeypatch):
+    monkeypatch.setattr(server, "_end_at_once", lambda: None)  # this process is the tests' own
     batching = tmp_path / "batching.config"
-    batching.write_text("max_batch_size { value: 9 } batch_timeout_micros { value: 3000000 }")
-    monitoring = tmp_path / "monitoring.config"
-    monitoring.write_text("prometheus_config { enable: true }")
+    batching.write_text("max_batch_size { value: 9 } batch_timeout_micros { value: 600000000 }")
+    port, rest_port = ports.free_ports(2)
+    flags = server_flags.parse(
+        [f"--port={port}", f"--rest_api_port={rest_port}", f"--model_base_path={half}",
+         "--model_name=given_up", "--enable_batching", f"--batching_parameters_file={batching}"]
+    )  # fmt: skip
+
+    async def scene():
+        # In this process, so that what is in the queue can be seen.
+        running = server._Server(flags)
+        life = asyncio.create_task(running.run())
+        give_up = asyncio.create_task(asyncio.to_thread(give_up_three, running, port, rest_port))
+        await asyncio.wait({life, give_up}, return_when=asyncio.FIRST_COMPLETED)
+        assert not life.done(), life.result()
+        await asyncio.to_thread(running._batcher.close)  # if it failed, requests still wait there
+        os.kill(os.getpid(), signal.SIGTERM)
+        await life
+        give_up.result()
+
+    asyncio.run(scene())
+
+
+def give_up_three(running: server._Server, port: int, rest_port: int) -> None:
+    """Sends four requests, gives three of them up in three ways, and then fills the batch."""
     body = b'{"inputs": [2]}'
-    post = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
-    with served_models.serving(
-        f"--model_base_path={half}",
-        "--model_name=half",
-        "--enable_batching",
-        f"--batching_parameters_file={batching}",
-        f"--monitoring_config_file={monitoring}",
-    ) as running:
-        with (
-            grpc.insecure_channel(running.address) as channel,
-            socket.create_connection(("127.0.0.1", running.rest_port), 60) as reset,
-        ):
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            kept = stub.Predict.future(predict_request(2), timeout=60)
-            late = stub.Predict.future(predict_request(2), timeout=1.5)
-            cancelled = stub.Predict.future(predict_request(2), timeout=60)
+    post = b"POST /v1/models/given_up:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
+
+    def queued() -> list[bool]:
+        """Whether it was given up, for each request in the queue."""
+        with running._batcher._changed:
+            queues = running._batcher._queues.values()
+            return [t.deadline.is_over for q in queues for b in q.batches for t in b.tasks]
+
+    def refused() -> int:
+        found = re.search(
+            r'model_name="given_up",status="RESOURCE_EXHAUSTED"} (\d+)', metrics.page()
+        )
+        return int(found[1]) if found else 0
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        kept = stub.Predict.future(
+            predict_request(2, name="given_up"), timeout=300, wait_for_ready=True
+        )
+        wait(lambda: queued() == [False])
+        late = stub.Predict.future(predict_request(2, name="given_up"), timeout=5)
+        cancelled = stub.Predict.future(predict_request(2, name="given_up"), timeout=300)
+        with socket.create_connection(("127.0.0.1", rest_port), 60) as reset:
             reset.sendall(post % (len(body), body))
             reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            time.sleep(1)  # so that all of them are in the queue
+            wait(lambda: len(queued()) == 4)
             cancelled.cancel()
-            reset.close()
-            assert kept.result().outputs["y"].float_val == [3.0]
-            assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            page = running.get("/monitoring/prometheus/metrics")[1]
-        assert 'request_count{model_name="half",status="RESOURCE_EXHAUSTED"} 3' in page
+        wait(lambda: sorted(queued()) == [False, True, True, True])
+        assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        filling = stub.Predict(predict_request(*range(5), name="given_up"), timeout=300)
+        assert list(filling.outputs["y"].float_val) == [2.0, 2.5, 3.0, 3.5, 4.0]
+        assert kept.result().outputs["y"].float_val == [3.0]
+        wait(lambda: refused() == 3)
 
 
 def state(management, name: str) -> str:
