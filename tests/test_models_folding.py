@@ -73,7 +73,9 @@ def test_a_folded_network_computes_in_another_precision_and_answers_in_float32()
     spec = InputSpec("XR", ("lung",), (64, 64))
     folded = folding.fold(trained(zoo.NETWORKS["light"](spec)))
     images = np.random.default_rng(1).random((1, 64, 64, 1), np.float32)
-    said = folding.in_precision(folded, "mixed_bfloat16")(images, training=False)
+    mixed = folding.in_precision(folded, "mixed_bfloat16")
+    assert {layer.compute_dtype for layer in mixed.layers if layer.weights} == {"bfloat16"}
+    said = mixed(images, training=False)
     assert said.dtype == "float32"
     np.testing.assert_allclose(said, folded(images, training=False), atol=0.05)
 
