@@ -10,7 +10,8 @@ import os
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
-os.environ.setdefault(VARIABLE, "1")
+if not os.environ.get(VARIABLE):  # TensorFlow takes an empty one for none
+    os.environ[VARIABLE] = "1"
 
 
 def enabled() -> bool:

@@ -26,11 +26,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 
-from data_pipeline import errors, onednn
+from tensorflow_serving.config import model_server_config_pb2
+
+from data_pipeline import errors, onednn, ports
 from data_pipeline.errors import InputError
 from serving import proof
 from serving.server import flags as server_flags
-from serving.server import model_config, ports
+from serving.server import model_config, version_policy
 
 DOCKER_IMAGE = "tensorflow/serving:2.20.0"
 DEFAULT_REST_PORT = 8501
@@ -116,31 +118,30 @@ def _models(flags: server_flags.Flags) -> tuple[Model, ...]:
     """The models named on the command line or in the config file, each with a version."""
     if flags.model_config_file:
         config = model_config.read_models(flags.model_config_file)
-        models = tuple(Model(one.name, one.base_path) for one in config.model_config_list.config)
     else:
-        path = pathlib.Path(flags.model_base_path)
-        models = (Model(flags.model_name, str(path.absolute())),)
+        config = model_config.of_one_model(flags.model_name, flags.model_base_path)
+    models = config.model_config_list.config
     for model in models:
         _check_versions(model)
-    return models
+    return tuple(Model(model.name, model.base_path) for model in models)
 
 
-def _check_versions(model: Model) -> None:
+def _check_versions(model: model_server_config_pb2.ModelConfig) -> None:
     if "://" in model.base_path:
         return
     path = pathlib.Path(model.base_path)
     if not path.is_dir():
         raise InputError(f"model {model.name}: there is no folder {path}")
     versions = [p for p in path.iterdir() if re.fullmatch(r"\d+", p.name)]
-    whole = [p for p in versions if (p / "saved_model.pb").exists()]
+    whole = {int(p.name): str(p) for p in versions if (p / "saved_model.pb").exists()}
     if not whole:
         raise InputError(
             f"model {model.name}: no version in {path}; expected a folder with a number for a "
             f"name and a saved_model.pb in it, such as {path}/1/saved_model.pb"
         )
-    newest = max(whole, key=lambda version: int(version.name))
-    if (newest / proof.PLACE).exists():  # any SavedModel is served, and only ours have one
-        proof.check_setting(newest)
+    for version in version_policy.chosen(model.model_version_policy, whole).values():
+        if pathlib.Path(version, proof.PLACE).exists():  # any SavedModel is served; ours have one
+            proof.check_setting(pathlib.Path(version))
 
 
 def _find_server(backend: str) -> tuple[str, tuple[str, ...]]:

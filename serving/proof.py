@@ -28,6 +28,8 @@ def read(version: pathlib.Path) -> Proof:
     path = version / PLACE
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(told, dict):
+            raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read, so nothing proves this version") from error
     return Proof(

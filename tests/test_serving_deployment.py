@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import tiny_network
 
+from data_pipeline import ports
 from data_pipeline.errors import InputError
 from serving import batch_fit, client, connection, deployment, golden, saved_model
 from serving.connection import Access
-from serving.server import ports
 
 NAME = "lung_unet"
 ROW_S = 0.06
@@ -252,6 +252,7 @@ def test_the_docker_line_is_one_command_with_flags_that_the_server_knows(texts, 
         check=True,
     )
     words = run.stdout.splitlines()
+    assert words[words.index("--health-cmd") + 1] == "bash /config/is-available.sh"
     flags = words[words.index(deployment.IMAGES["IMAGE"]) + 1 :]
     assert flags == list(deployment._SERVER_FLAGS)
     [models] = [w for w in words if w.endswith(f":/models/{NAME}:ro")]

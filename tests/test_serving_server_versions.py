@@ -12,7 +12,7 @@ import served_models
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server import core, discovery, status
+from serving.server import core, discovery, status, version_policy
 from serving.server.servable import LoadOptions, Servable
 from serving.server.versions import State, Timing, Versions
 
@@ -143,8 +143,8 @@ def test_every_integer_is_a_version_and_zeros_in_front_do_not_count(base):
 def test_a_policy_chooses_versions(text, expected):
     from google.protobuf import text_format
 
-    policy = text_format.Parse(text, discovery.VersionPolicy())
-    assert sorted(discovery.chosen(policy, {1: "a", 2: "b", 3: "c"})) == expected
+    policy = text_format.Parse(text, version_policy.VersionPolicy())
+    assert sorted(version_policy.chosen(policy, {1: "a", 2: "b", 3: "c"})) == expected
 
 
 def test_a_folder_without_a_graph_is_not_ready(base):

@@ -4,6 +4,8 @@
 cd "$(dirname "$0")" || exit 1
 exec docker run --rm --name segmentation --read-only --cap-drop ALL \
   -e TF_ENABLE_ONEDNN_OPTS=@ONEDNN@ \
+  --health-cmd "bash /config/is-available.sh" \
+  --health-interval 5s --health-timeout 5s --health-retries 60 \
   -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 \
 @DOCKER_VOLUMES@
   -v "$PWD/config:/config:ro" \

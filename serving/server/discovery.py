@@ -1,4 +1,4 @@
-"""Which versions of a model lie below its base path, and which of them to serve.
+"""Which versions of a model lie below its base path.
 
 Any folder whose name is an integer is a version; 00000123 is 123. A version that is still
 being copied is not offered until its files have come to rest.
@@ -11,10 +11,6 @@ import re
 import time
 
 import tensorflow as tf
-from google.protobuf import message
-from tensorflow_serving.config import file_system_storage_path_source_pb2 as source_pb2
-
-VersionPolicy = source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +49,6 @@ def versions_below(base_path: str) -> dict[int, str]:
             logger.warning("version %d is loaded from %s; its double is ignored", int(name), path)
         versions[int(name)] = path
     return versions
-
-
-def chosen(policy: message.Message, versions: dict[int, str]) -> dict[int, str]:
-    """The versions that a policy asks for, of those that exist."""
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return dict(versions)
-    if choice == "specific":
-        wanted = set(policy.specific.versions)
-        for missing in sorted(wanted - set(versions)):
-            logger.warning("version %d was asked for and is not there", missing)
-        return {version: path for version, path in versions.items() if version in wanted}
-    newest = max(policy.latest.num_versions, 1)
-    return {version: versions[version] for version in sorted(versions, reverse=True)[:newest]}
 
 
 def tree(path: str) -> Tree:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server import discovery, status
+from serving.server import discovery, status, version_policy
 from serving.server.servable import Servable
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class Versions:
                 model.name,
                 model.base_path,
             )
-        aspired = discovery.chosen(model.model_version_policy, usable)
+        aspired = version_policy.chosen(model.model_version_policy, usable)
         with self._changed:
             if model.name in self._models and self._models[model.name] == model:
                 versions = self._versions.setdefault(model.name, {})
