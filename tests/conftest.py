@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import served_models
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+    from training import plan
+
 
 @pytest.fixture
 def draw() -> Callable[..., np.ndarray]:
@@ -33,6 +35,31 @@ def draw() -> Callable[..., np.ndarray]:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of twelve phantom X-rays, one a patient; do not write beside it."""
     return phantom.write_manifest(tmp_path_factory.mktemp("phantoms"), count=12)
+
+
+@pytest.fixture
+def tiny_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes training.fit take a small network and short epochs."""
+    from models import unet, zoo
+    from training import fit
+
+    monkeypatch.setattr(fit, "_LEAST_STEPS", 6)  # an epoch
+    monkeypatch.setitem(zoo.NETWORKS, "unet", lambda spec: unet.build(spec, (4, 6)))
+
+
+@pytest.fixture
+def make_plan(tiny_training: None, phantoms: Path, tmp_path: Path) -> "Callable[..., plan.Plan]":
+    """Plans a training of seconds: make_plan(name, **settings)."""
+    from training import config, plan
+
+    def make(name: str, **settings: Any) -> plan.Plan:
+        chosen = config.TrainConfig(
+            data=phantoms, cache=tmp_path / "cache", name=name, size=32, precision="float32",
+            **({"runs": tmp_path / "runs", "batch_size": 4, "epochs": 2} | settings),
+        )  # fmt: skip
+        return plan.make(chosen)[0]
+
+    return make
 
 
 @pytest.fixture

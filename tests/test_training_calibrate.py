@@ -47,6 +47,10 @@ def test_what_learning_will_take_is_told_from_two_cases(phantoms, monkeypatch):
     class Slow(segmenter.Network):
         asked = 0
 
+        def __init__(self, network, spec):
+            now[0] += 7.0  # to fold it
+            super().__init__(network, spec)
+
         def probabilities(self, scan):
             now[0] += 30.0 if Slow.asked == 0 else 2.0  # the first answer builds the graph
             Slow.asked += 1
@@ -55,10 +59,37 @@ def test_what_learning_will_take_is_told_from_two_cases(phantoms, monkeypatch):
     monkeypatch.setattr(calibrate, "Network", Slow)
     network = Slow(tiny_network.build(SPEC, 0).network, SPEC)
     known = cases.load(phantoms)
-    assert calibrate.expected_s(network, known[:10]) == pytest.approx(30 + 1.2 * 10 * 2)
+    assert calibrate.expected_s(network, known[:10]) == pytest.approx(7 + 30 + 1.2 * 10 * 2)
     assert Slow.asked == 2
     assert calibrate.expected_s(network, []) == 0
     assert calibrate.expected_s(network, known, calibration="none", cleaning="none") == 0
+
+
+def test_the_case_that_is_timed_has_as_many_labels_as_any(phantoms, monkeypatch):
+    known, asked = cases.load(phantoms), []
+
+    def hear(network, some, outlines):
+        asked.append(some)
+        return calibrate.Heard((), ())
+
+    monkeypatch.setattr(calibrate, "hear", hear)
+    both = next(case for case in known if case.infection_mask)
+    lung = dataclasses.replace(both, infection_mask=None)
+    calibrate.expected_s(tiny_network.build(), [lung, both, lung, lung], cleaning="none")
+    assert asked == [[lung], [both]]
+
+
+def test_learning_folds_a_network_once_more_only_to_forget_what_it_knew(phantoms, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        calibrate, "Network", lambda *told: made.append(told) or segmenter.Network(*told)
+    )
+    network, known = tiny_network.build(SPEC, 0), cases.load(phantoms)[:1]
+    calibrate.learn(network, known, cleaning="none")
+    assert made == []
+    network.spec = dataclasses.replace(SPEC, temperatures=((3.0,),))
+    calibrate.learn(network, known, cleaning="none")
+    assert made == [(network.network, SPEC)]
 
 
 USUAL = ["train"] * 6 + ["validation"] * 4 + ["test"] * 2

@@ -41,6 +41,9 @@ def test_flags_become_settings_of_their_type():
         (["--name", ".."], "--name is one folder's name"),
         (["--name", "a/b"], "--name is one folder's name"),
         (["--resume"], "--resume needs the --name"),
+        (["--mlflow", "https://me:secret@host"], "into MLFLOW_TRACKING_USERNAME"),
+        (["--mlflow", "postgresql://me:secret@host/db"], "mlflow server --backend-store-uri"),
+        (["--mlflow", "http://[::1:5000"], r"--mlflow is no URI \(Invalid IPv6 URL\)"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(flags, told):

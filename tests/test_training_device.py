@@ -33,7 +33,10 @@ def test_another_workers_loss_is_told_in_words_and_nothing_else_is(tell):
     gone = tf.errors.UnavailableError(None, None, "Connection reset by peer")
     tell({"worker": ["a:1", "b:1"]}, "worker", 0)
     with (
-        pytest.raises(InputError, match=r"another worker .* was lost .* with --resume"),
+        pytest.raises(
+            InputError,
+            match=r"another worker .* was lost .* with --resume if the training had begun",
+        ),
         device.lost_worker_in_words(),
     ):
         raise gone
@@ -55,6 +58,10 @@ def test_a_task_that_is_no_worker_or_not_in_the_cluster_is_refused_in_words(tell
     tell({"worker": ["a:1", "b:1"]}, "worker", 2)
     with pytest.raises(InputError, match="TF_CONFIG is not understood"):
         device.is_one_of_several()
-    monkeypatch.setenv("TF_CONFIG", "{")
-    with pytest.raises(InputError, match="it looks like"):
+    tell({"worker": ["a:1", "b:1"]}, "worker", -1)
+    with pytest.raises(InputError, match="index -1 is below 0"):
         device.is_one_of_several()
+    for text in ("{", "[]", "null", '"worker"'):
+        monkeypatch.setenv("TF_CONFIG", text)
+        with pytest.raises(InputError, match="it looks like"):
+            device.is_one_of_several()

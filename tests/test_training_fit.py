@@ -17,27 +17,11 @@ from rich import console as rich_console
 from data_pipeline import cases
 from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
-from models import segmenter, unet, zoo
-from training import backup, cleanup, config, fit, plan
+from models import segmenter
+from training import backup, calibrate, cleanup, config, fit, plan
 from training.callbacks import AskedToStop, Interrupt
 
-
-@pytest.fixture(autouse=True)
-def tiny_training(monkeypatch):
-    monkeypatch.setattr(fit, "_LEAST_STEPS", 6)  # an epoch
-    monkeypatch.setitem(zoo.NETWORKS, "unet", lambda spec: unet.build(spec, (4, 6)))
-
-
-@pytest.fixture
-def make_plan(phantoms, tmp_path):
-    def make(name, **settings):
-        chosen = config.TrainConfig(
-            data=phantoms, cache=tmp_path / "cache", name=name, size=32, precision="float32",
-            **({"runs": tmp_path / "runs", "batch_size": 4, "epochs": 2} | settings),
-        )  # fmt: skip
-        return plan.make(chosen)[0]
-
-    return make
+pytestmark = pytest.mark.usefixtures("tiny_training")
 
 
 def train(planned):
@@ -196,6 +180,7 @@ def test_calibration_and_post_processing_end_within_the_budget(make_plan, monkey
 
     for owner, name, seconds in (
         (Interrupt, "on_train_batch_end", 0.5),  # a step
+        (segmenter.folding, "fold", 2.0),
         (segmenter.Network, "probabilities", 4.0),
         (cleanup, "learn", 1.0),
     ):
@@ -205,11 +190,11 @@ def test_calibration_and_post_processing_end_within_the_budget(make_plan, monkey
         directory = train(make_plan("planned", epochs=None, minutes=1))
     settings = json.loads((directory / "config.json").read_text())
     timings = settings["timings_s"]
-    assert timings["planning"] == 4 + 4 + 1
-    assert timings["calibration"] == 2 * 4 + 1  # two validation cases
-    # Held back for them: 4 s for the first answer and 1.2 times 5 s a case.
-    assert settings["steps"] == pytest.approx((60 - 9 - 16) / 0.5, abs=2)
-    assert timings["total"] == pytest.approx(60 - 16 + 9, abs=1)
+    assert timings["planning"] == 2 * 2 + 4 + 4 + 1  # folded once to be given, once to be timed
+    assert timings["calibration"] == 2 + 2 * 4 + 1  # two validation cases
+    # Held back for them: 2 s to fold, 4 s for the first answer and 1.2 times 5 s a case.
+    assert settings["steps"] == pytest.approx((60 - 13 - 18) / 0.5, abs=2)
+    assert timings["total"] == pytest.approx(60 - 18 + 11, abs=1)
 
 
 def test_a_half_written_backup_is_not_taken_for_one(tmp_path):
@@ -309,5 +294,14 @@ def test_validation_on_two_devices_gives_the_numbers_of_one(phantoms, tmp_path):
 
 
 def test_a_budget_that_ends_before_the_first_step_is_refused(make_plan):
-    with pytest.raises(InputError, match=r"--minutes 1e-06 passed while the data was read"):
+    with pytest.raises(InputError, match=r"--minutes 1e-06 leaves no time for a first step"):
         train(make_plan("none", epochs=None, minutes=1e-6))
+
+
+def test_a_budget_that_is_held_back_whole_trains_no_network(make_plan, monkeypatch):
+    monkeypatch.setattr(calibrate, "expected_s", lambda *told, **more: 700)
+    planned = make_plan("none", epochs=None, minutes=10)
+    told = r"70\d s are held back .*\(700 s .*\); give it more than 1\d.*, or --calibration none"
+    with pytest.raises(InputError, match=told):
+        train(planned)
+    assert not fit.is_finished(planned.directory)

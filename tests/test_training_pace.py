@@ -41,7 +41,8 @@ def test_what_follows_the_last_step_is_part_of_the_budget(monkeypatch):
     assert timed.progress() == 0.5  # of the 50 seconds that are left for steps
     now[0] += 25
     assert timed.progress() == 1.0
-    timed.answers_s = 50  # more than was thought
+    timed.answers_s = 50  # more than was thought: what has begun ends at once
+    assert timed.held_back_s() == 57
     assert timed.progress() == 1.0
     timed.validation_s = 70
     assert timed.progress() == 1.0

@@ -106,11 +106,7 @@ class TrainConfig:
         self.geometry()
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {self.seed}")
-        if "@" in urllib.parse.urlsplit(self.mlflow).netloc:
-            raise InputError(
-                "--mlflow takes no credentials, which config.json would tell; put them into "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            )
+        _check_tracking_uri(self.mlflow)
         if self.name == ".." or self.name != pathlib.PurePath(self.name).name:
             raise InputError(f"--name is one folder's name, without a path; got {self.name}")
         if self.folds == 1 or self.folds < 0:
@@ -139,6 +135,22 @@ class TrainConfig:
         return geometry_plan.asked(
             self.modality, self.size, self.tile, self.spacing, self.neighbours
         )
+
+
+def _check_tracking_uri(uri: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError as error:
+        raise InputError(
+            f"--mlflow is no URI ({error}); it looks like http://localhost:5000"
+        ) from error
+    if "@" in parts.netloc:
+        place = (
+            "put them into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            if parts.scheme in ("http", "https")
+            else "give them to `mlflow server --backend-store-uri` and its http address to --mlflow"
+        )
+        raise InputError(f"--mlflow takes no credentials, which config.json would tell; {place}")
 
 
 def from_flags(argv: list[str] | None = None) -> TrainConfig:

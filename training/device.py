@@ -80,7 +80,7 @@ def lost_worker_in_words() -> Iterator[None]:
             raise
         raise InputError(
             f"another worker of TF_CONFIG was lost ({type(error).__name__}); see what it said, "
-            "and start all of them again with --resume"
+            "and start all of them again, with --resume if the training had begun"
         ) from error
 
 
@@ -101,10 +101,14 @@ def _cluster() -> dict[str, list[str]]:
 def _tf_config() -> dict[str, Any]:
     text = os.environ.get("TF_CONFIG", "{}")
     try:
-        told: dict[str, Any] = json.loads(text)
+        told: Any = json.loads(text)
+        if not isinstance(told, dict):
+            raise ValueError("it is no object")
         if "cluster" in told:
             kind, index = told["task"]["type"], told["task"]["index"]
             told["cluster"][kind][index]
+            if index < 0:
+                raise ValueError(f"index {index} is below 0")
             if kind not in _KINDS:
                 raise ValueError(f"only {' and '.join(_KINDS)} can train here, no {kind}")
     except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -113,7 +117,7 @@ def _tf_config() -> dict[str, Any]:
             '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
             '"task": {"type": "worker", "index": 0}}'
         ) from error
-    return told
+    return dict(told)
 
 
 def describe(chosen: tf.distribute.Strategy) -> str:

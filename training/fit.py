@@ -30,7 +30,7 @@ _LEAST_STEPS = 50
 _FOREVER = 1_000_000  # epochs; the pace ends a training
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Ctrl-C; the state is saved and the run can be resumed."""
 
 
@@ -49,9 +49,14 @@ class _Setup:
     store: frames.Store
     epoch: np.ndarray  # the frames of one
     validation: frames.Store | None
+    validation_tiles: int
     batch_size: int  # a step, of all devices together
-    validation_batch_size: int  # of all devices together
     pace: Pace
+
+    @property
+    def validation_batch_size(self) -> int:
+        """Samples at once, of all devices together."""
+        return self.batch_size // self.model.accumulate
 
     @property
     def steps_an_epoch(self) -> int:
@@ -153,7 +158,6 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         average = Average(model, config.ema)
     # The end of a run builds the network once more, in float32, and saving takes about as long.
     pace.saving_s = 2 * pace.spent_s["building"]
-    at_once = config.batch_size * strategy.num_replicas_in_sync
     setup = _Setup(
         strategy=strategy,
         model=model,
@@ -162,8 +166,8 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         store=store,
         epoch=epoch,
         validation=validation,
-        batch_size=at_once * config.accumulate,
-        validation_batch_size=at_once,
+        validation_tiles=batches.tiles_of_validation(validation, plan.spec) if validation else 0,
+        batch_size=config.batch_size * config.accumulate * strategy.num_replicas_in_sync,
         pace=pace,
     )
     if config.minutes:
@@ -227,54 +231,32 @@ def _fit(
     loggers: Sequence[keras.callbacks.Callback],
 ) -> None:
     """Trains until the end of the pace, from the newest backup if there is one."""
-    directory, config, pace, model = plan.directory, plan.config, setup.pace, setup.model
+    config, pace = plan.config, setup.pace
     chief = device.is_chief()
-    best_path = directory / "best.weights.h5" if chief else None
+    best_path = plan.directory / "best.weights.h5" if chief else None
     best = callbacks.Best(best_path, setup.average, config.patience)
-    saver = callbacks.Backup(
-        directory / "backup",
-        pace,
-        best,
-        lasting=[*model.variables, *model.optimizer.variables, *setup.average.variables],
-        running=[variable for metric in setup.watched for variable in metric.variables],
-        # Several workers read these variables together, and their clocks differ.
-        every_s=math.inf if device.is_one_of_several() else config.backup_seconds,
-    )
+    saver = _saver(plan, setup, best)
     resumed = saver.restore()
     first_epoch = pace.step // setup.steps_an_epoch
     if resumed and (pace.progress() >= 1 or best.is_out_of_patience(first_epoch - 1)):
         return  # interrupted after its last step: only to be finished
-    if pace.is_over():
-        raise InputError(
-            f"--minutes {config.minutes:g} passed while the data was read and the network "
-            "built, before the first step; give it more"
-        )
+    if pace.progress() >= 1:
+        raise _no_time_to_train(plan, pace)
     training, validation = _streams(plan, setup)
-    curves = directory / "logs" / "validation" if chief else None
     interrupt = callbacks.Interrupt()
-    tiles = batches.tiles_of_validation(setup.validation, plan.spec) if setup.validation else 0
-    watchers: list[keras.callbacks.Callback] = [
-        callbacks.Schedule(
-            pace,
-            config.learning_rate,
-            steps_an_epoch=setup.steps_an_epoch,
-            validation_batches=math.ceil(tiles / setup.batch_size),
-        ),
-        SharedStatistics(model, setup.strategy),
-        setup.average,
-        best,
-        *([watching.PrecisionRecall(curves, model.counts)] if validation else ()),
-        *(_shown(plan, setup, console, first_epoch) if chief else ()),
+    watchers = [
+        *_watchers(plan, setup, console, best, first_epoch),
         *loggers,
         *((saver,) if chief else ()),
         interrupt,  # last: what it ends is complete
     ]
     try:
         with interrupt.after_step():
-            history = model.fit(
+            history = setup.model.fit(
                 training,
                 validation_data=validation,
-                validation_steps=math.ceil(tiles / setup.validation_batch_size) or None,
+                validation_steps=math.ceil(setup.validation_tiles / setup.validation_batch_size)
+                or None,
                 steps_per_epoch=setup.steps_an_epoch,
                 initial_epoch=first_epoch,
                 epochs=_FOREVER,
@@ -293,6 +275,58 @@ def _fit(
             f"the loss became NaN at --learning-rate {config.learning_rate}; try a lower "
             "one, or --precision float32"
         )
+
+
+def _saver(plan: Plan, setup: _Setup, best: callbacks.Best) -> callbacks.Backup:
+    model = setup.model
+    return callbacks.Backup(
+        plan.directory / "backup",
+        setup.pace,
+        best,
+        lasting=[*model.variables, *model.optimizer.variables, *setup.average.variables],
+        running=[variable for metric in setup.watched for variable in metric.variables],
+        # Several workers read these variables together, and their clocks differ.
+        every_s=math.inf if device.is_one_of_several() else plan.config.backup_seconds,
+    )
+
+
+def _no_time_to_train(plan: Plan, pace: Pace) -> InputError:
+    """Says where a budget went that is over before the first step."""
+    elapsed_s, held_back_s = pace.elapsed_s(), pace.held_back_s()
+    needed = math.ceil((elapsed_s + held_back_s) / 6) / 10
+    without = ", or --calibration none --cleaning none" if pace.answers_s else ""
+    return InputError(
+        f"--minutes {plan.config.minutes:g} leaves no time for a first step: {elapsed_s:.0f} s "
+        f"passed while the data was read and the network built, and {held_back_s:.0f} s are held "
+        f"back for what follows the last step ({pace.answers_s:.0f} s of them for calibration and "
+        f"post-processing); give it more than {needed:g}{without} (under the same --name with "
+        "--overwrite)"
+    )
+
+
+def _watchers(
+    plan: Plan,
+    setup: _Setup,
+    console: rich_console.Console,
+    best: callbacks.Best,
+    first_epoch: int,
+) -> list[keras.callbacks.Callback]:
+    """Returns what goes along with the steps, in the order that Keras calls them."""
+    chief = device.is_chief()
+    curves = plan.directory / "logs" / "validation" if chief else None
+    return [
+        callbacks.Schedule(
+            setup.pace,
+            plan.config.learning_rate,
+            steps_an_epoch=setup.steps_an_epoch,
+            validation_batches=math.ceil(setup.validation_tiles / setup.batch_size),
+        ),
+        SharedStatistics(setup.model, setup.strategy),
+        setup.average,
+        best,
+        *([watching.PrecisionRecall(curves, setup.model.counts)] if setup.validation else ()),
+        *(_shown(plan, setup, console, first_epoch) if chief else ()),
+    ]
 
 
 def _streams(plan: Plan, setup: _Setup) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:

@@ -46,7 +46,7 @@ def logged(
     try:
         yield [log]
     except BaseException as stopped:
-        log.end("FAILED" if isinstance(stopped, InputError) else "KILLED")
+        log.end("FAILED" if isinstance(stopped, Exception) else "KILLED")
         raise
     log.on_train_begin()  # not called where only the end of a training was left to do
     log.end("FINISHED", _ARTIFACTS)
@@ -60,7 +60,7 @@ class _Log(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._known, self._name, self._settings = directory / _ID, name, settings
-        self._began = False
+        self._run_id = ""  # once it has begun
         # Nobody asked for reports to MLflow's makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
@@ -76,45 +76,52 @@ class _Log(keras.callbacks.Callback):
             )
         except (self._refusal, OSError) as error:
             raise InputError(f"--mlflow {uri}: {_one_line(error)}") from error
+        if found and found.lifecycle_stage == "deleted":
+            raise InputError(
+                f"--mlflow {uri}: the experiment {EXPERIMENT} was deleted; bring it back by "
+                f"`mlflow experiments restore --experiment-id {self._experiment}`"
+            )
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Begins a run, or goes on with that of the run directory."""
-        if not self._began:
+        if not self._run_id:
             self._tell(self._begin)
 
     def _begin(self) -> None:
-        self._began = True
         if self._known.exists():
-            self._client.update_run(self._id(), status="RUNNING")
+            run_id = self._known.read_text(encoding="utf-8").strip()
+            self._client.update_run(run_id, status="RUNNING")
+            self._run_id = run_id
             return
         run = self._client.create_run(self._experiment, run_name=self._name)
         self._known.write_text(f"{run.info.run_id}\n", encoding="utf-8")
+        self._run_id = run.info.run_id
         told = [
             self._entities.Param(name, str(value)[:_LONGEST])
             for name, value in self._settings.items()
         ]
-        self._client.log_batch(self._id(), params=told)
-
-    def _id(self) -> str:
-        return self._known.read_text(encoding="utf-8").strip()
+        self._client.log_batch(self._run_id, params=told)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Logs the numbers of an epoch."""
+        self.on_train_begin()  # a server that did not take the run may do so now
+        if not self._run_id:
+            return
         now_ms = int(1000 * time.time())
         numbers = [
             self._entities.Metric(name, float(value), now_ms, epoch)
             for name, value in (logs or {}).items()
         ]
-        self._tell(lambda: self._client.log_batch(self._id(), metrics=numbers))
+        self._tell(lambda: self._client.log_batch(self._run_id, metrics=numbers))
 
     def end(self, status: str, artifacts: tuple[str, ...] = ()) -> None:
         """Logs files of the run directory and how the training ended, if it had begun."""
-        if not self._began:  # what an earlier training logged is not ours to end
+        if not self._run_id:  # what an earlier training logged is not ours to end
             return
         for path in map(self._known.with_name, artifacts):
             if path.exists():
-                self._tell(functools.partial(self._client.log_artifact, self._id(), str(path)))
-        self._tell(lambda: self._client.set_terminated(self._id(), status))
+                self._tell(functools.partial(self._client.log_artifact, self._run_id, str(path)))
+        self._tell(lambda: self._client.set_terminated(self._run_id, status))
 
     def _tell(self, say: Callable[[], Any]) -> None:
         try:

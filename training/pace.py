@@ -48,14 +48,13 @@ class Pace:
     def progress(self) -> float:
         """Returns 0 at the start, 1 at the end of the steps."""
         if self._budget_s is not None:
-            after_s = self.validation_s + self.saving_s + self.answers_s
-            for_steps_s = self._budget_s - after_s
+            for_steps_s = self._budget_s - self.held_back_s()
             return min(1.0, self.elapsed_s() / for_steps_s) if for_steps_s > 0 else 1.0
         return min(1.0, self.step / max(1, self.total_steps or 0))
 
-    def is_over(self) -> bool:
-        """Returns whether the whole budget has passed."""
-        return self._budget_s is not None and self.elapsed_s() >= self._budget_s
+    def held_back_s(self) -> float:
+        """Returns the seconds of a budget that are for what follows the last step."""
+        return self.validation_s + self.saving_s + self.answers_s
 
     def left_s(self) -> float:
         """Returns the seconds that remain, judged by the pace so far."""

@@ -65,7 +65,7 @@ def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -
         _introduce(one, console)
         try:
             fit.train(one, console)
-        except (fit.Interrupted, KeyboardInterrupt):  # in training, or before and after it
+        except KeyboardInterrupt:  # in training, or before and after it
             again = shlex.join(w for w in words if w not in ("--resume", "--overwrite"))
             name = "" if config.name else f" --name {directory.name}"
             console.print(f"interrupted. Go on with: python -m training.run {again}{name} --resume")

@@ -38,7 +38,7 @@ class Trainee(keras.Model):
         # All variables are made by now, and `fit` is called in the scope of the strategy.
         self._distribute_strategy = None
         self.network = network
-        self._accumulate = accumulate
+        self.accumulate = accumulate
         self.counts = metrics.ThresholdCounts(labels)
 
     def call(
@@ -78,10 +78,10 @@ class Trainee(keras.Model):
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Updates the weights once by the mean gradient of the small batches."""
-        if self._accumulate == 1:
+        if self.accumulate == 1:
             return super().train_step(data)
         images, targets = (
-            tf.reshape(part, (self._accumulate, -1, *part.shape[1:])) for part in data
+            tf.reshape(part, (self.accumulate, -1, *part.shape[1:])) for part in data
         )
 
         def add(number: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -90,12 +90,12 @@ class Trainee(keras.Model):
 
         nothing = [tf.zeros(weight.shape, weight.dtype) for weight in self.trainable_weights]
         _, sums = tf.while_loop(
-            lambda number, _: number < self._accumulate,
+            lambda number, _: number < self.accumulate,
             add,
             (tf.constant(0), nothing),
             parallel_iterations=1,  # one after the other: that is what saves the memory
         )
-        means = [gradient / self._accumulate for gradient in sums]
+        means = [gradient / self.accumulate for gradient in sums]
         self.optimizer.apply_gradients(zip(means, self.trainable_weights, strict=True))
         return _as_logs(self.get_metrics_result())
 
