@@ -40,19 +40,25 @@ def members(path: pathlib.Path) -> list[Member]:
     Raises:
       InputError: if it cannot be opened, or a file named .dcm is not DICOM.
     """
-    found = _zip_members(path) if path.is_file() else _folder_members(path)
-    files = []
-    for file in found:
-        with untrusted.damaged(file.name, "DICOM file"):
-            marked = dicom.is_dicom(file)
-        if not marked and file.name.lower().endswith(".dcm"):
-            raise InputError(f"{file.name} is damaged, cut short, or no DICOM file at all")
-        if marked and pathlib.PurePath(file.name).name.upper() != "DICOMDIR":
-            files.append(file)
-    return files
+    found = _zip_members(path) if path.is_file() else folder_members(path)
+    return [file for file in found if is_image_file(file)]
 
 
-def _folder_members(folder: pathlib.Path) -> list[Member]:
+def is_image_file(file: Member) -> bool:
+    """Returns whether a file is DICOM, and no directory of media (DICOMDIR).
+
+    Raises:
+      InputError: if it cannot be opened, or is named .dcm and is not DICOM.
+    """
+    with untrusted.damaged(file.name, "DICOM file"):
+        marked = dicom.is_dicom(file)
+    if not marked and file.name.lower().endswith(".dcm"):
+        raise InputError(f"{file.name} is damaged, cut short, or no DICOM file at all")
+    return marked and pathlib.PurePath(file.name).name.upper() != "DICOMDIR"
+
+
+def folder_members(folder: pathlib.Path) -> list[Member]:
+    """Returns the files of a folder and those below it, DICOM or not; hidden ones are left out."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.name))
     return [dicom.member(path) for path in paths]
 

@@ -11,8 +11,9 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from test_data_pipeline_index import indexed, mask, picture
 
 from data_pipeline import index
-from data_pipeline.cases import SAMPLE
+from data_pipeline.cases import SAMPLE, read_scan
 from data_pipeline.errors import InputError
+from data_pipeline.layouts import plain_dicom
 
 SAMPLE_SERIES = SAMPLE.parent / "ct_series"
 PIXELS = np.arange(480, dtype=np.uint16).reshape(24, 20)
@@ -213,8 +214,22 @@ def test_one_uid_for_series_of_two_patients_is_told_apart_by_folder_or_refused(r
         found_in(root, tmp_path)
 
 
-def test_a_damaged_file_is_named(root, tmp_path):
-    film(root / "a.dcm")
+def test_a_damaged_file_is_told_and_the_rest_is_indexed(root):
+    series(root / "whole", SeriesInstanceUID="1.2.1")
+    series(root / "hurt", SeriesInstanceUID="1.2.2")
+    (root / "hurt" / "b.dcm").write_bytes(b"\0" * 40)
+    found = plain_dicom.series_and_films(root, modality="", label="", salt="")
+    cases_by_id = {case.id: case for case in found.cases}
+    assert set(cases_by_id) == {"data-whole", "data-hurt"}
+    told = f"{root / 'hurt' / 'b.dcm'} is damaged, cut short, or no DICOM file at all"
+    assert f"left out (damaged): 1; {told}" in found.notes
+    assert read_scan(cases_by_id["data-whole"]).shape == (5, 4, 6)
+    with pytest.raises(InputError, match=r"b\.dcm is damaged"):  # a slice may be missing
+        read_scan(cases_by_id["data-hurt"])
+
+
+def test_a_folder_of_damaged_files_alone_is_refused(root, tmp_path):
+    root.mkdir()
     (root / "b.dcm").write_bytes(b"\0" * 40)
     with pytest.raises(InputError, match=r"b\.dcm is damaged, cut short, or no DICOM file"):
         found_in(root, tmp_path)

@@ -40,12 +40,14 @@ def series_and_films(root: pathlib.Path, modality: str, label: str, salt: str) -
       salt: who does not know it cannot find out by trying which PatientID a pseudonym is of.
 
     Raises:
-      InputError: naming the file, if one is damaged; if masks/ needs a label; if there are masks
-        and none has the name of a scan.
+      InputError: if every file is damaged; if masks/ needs a label; if there are masks and none
+        has the name of a scan.
     """
     root = pathlib.Path(os.path.abspath(root))
-    headings = {pathlib.Path(f.name): dicom.heading(f) for f in series.members(root)}
+    headings, damaged = _headings(root)
     if not headings:
+        if damaged:
+            raise damaged[0]
         return Found(())
     kinds = {path: _kind(path, heading, root) for path, heading in headings.items()}
     wanted = (modality,) if modality else MODALITIES
@@ -67,8 +69,23 @@ def series_and_films(root: pathlib.Path, modality: str, label: str, salt: str) -
     ]
     if pictures:
         notes.append(f"left out (not DICOM): {len(pictures)}, such as {pictures[0]}")
+    if damaged:
+        # The series that it belongs to is refused when it is read: a slice may be missing.
+        notes.append(f"left out (damaged): {len(damaged)}; {damaged[0]}")
     notes += [*_about_masks(masks, cases), *_about_patients(cases, salt)]
     return Found(cases, tuple(notes))
+
+
+def _headings(root: pathlib.Path) -> tuple[_Headings, list[InputError]]:
+    """Returns the headings of all files that can be read, and why the others cannot."""
+    headings, damaged = {}, []
+    for file in series.folder_members(root):
+        try:
+            if series.is_image_file(file):
+                headings[pathlib.Path(file.name)] = dicom.heading(file)
+        except InputError as error:
+            damaged.append(error)
+    return headings, damaged
 
 
 def _modality(heading: Heading) -> str:
