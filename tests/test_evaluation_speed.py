@@ -8,7 +8,7 @@ from data_pipeline import cases, frames
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from evaluation.speed import __main__ as speed
-from evaluation.speed import loader, machine, memory, pipeline
+from evaluation.speed import job, loader, machine, memory, pipeline
 
 
 def test_every_measurement_says_what_it_measures(capsys):
@@ -104,15 +104,15 @@ def test_a_first_epoch_is_parted_into_what_is_there_once_and_what_a_case_takes(
     monkeypatch.setattr(loader.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(loader, "_imported", lambda name: 4.0)
 
-    def make(job, *, warm):
+    def make(work, *, warm):
         clock[0] += 0.0 if warm else 2.0  # a graph is built, say
         while True:
-            clock[0] += loader.BATCH * (0.001 if warm else 0.010)
+            clock[0] += job.BATCH * (0.001 if warm else 0.010)
             yield None
 
     monkeypatch.setattr(loader, "_named", lambda name: make)
-    job = loader.Job(cases.load()[:81], tmp_path, 0, 1)  # 10 batches of 8
-    found = loader.measure("ours", job, seconds=0.1, repeats=2)
+    work = job.Job(cases.load()[:81], tmp_path, 0, 1)  # 10 batches of 8
+    found = loader.measure("ours", work, seconds=0.1, repeats=2)
     assert found["case_ms"] == pytest.approx(10)
     assert found["fixed_s"] == pytest.approx(2)
     assert found["cold"] == pytest.approx(80 / 2.8)

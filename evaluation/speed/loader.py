@@ -21,21 +21,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from data_pipeline import cases
-from data_pipeline.cases import Case
 from evaluation.speed import machine
-
-SIDE, BATCH = 256, 8
-LABEL = "lung"
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a loader is made for; a loader yields batches for ever, or for one epoch if `once`."""
-
-    cases: list[Case]
-    folder: pathlib.Path  # empty at first, for what it keeps between epochs
-    workers: int
-    cores: int
+from evaluation.speed.job import BATCH, LABEL, SIDE, Job
 
 
 def ours(job: Job, *, warm: bool) -> Iterator[object]:

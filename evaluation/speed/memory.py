@@ -19,7 +19,7 @@ import sys
 import numpy as np
 
 from data_pipeline import cases
-from evaluation.speed.loader import BATCH, LABEL, SIDE
+from evaluation.speed.job import BATCH, LABEL, SIDE
 
 
 def measure(count: int, batches_drawn: int, folder: pathlib.Path) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch  # type: ignore[import-not-found]
 
 from data_pipeline import augment
-from evaluation.speed.loader import BATCH, SIDE, Job
+from evaluation.speed.job import BATCH, SIDE, Job
 
 _POLICY = augment.XRAY
 _DEGREES = _POLICY.rotate_degrees

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from evaluation.speed.loader import BATCH, LABEL, SIDE, Job
+from evaluation.speed.job import BATCH, LABEL, SIDE, Job
 
 
 def steps(job: Job, *, warm: bool) -> Iterator[object]:
