@@ -25,8 +25,6 @@ Each = Callable[[Predict, Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 OVERLAP = 0.5  # share of a tile's side that it has in common with the next one
 
-THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above this
-
 
 def check_suits(scan: Scan, spec: InputSpec) -> None:
     """Refuses a scan that the model was not made for.
@@ -178,8 +176,11 @@ def _answered(
 
 
 def mask(values: np.ndarray, spec: InputSpec) -> Mask:
-    """Returns the mask of probabilities (labels, *grid): where they are above one half.
+    """Returns the mask of probabilities (labels, *grid), cleaned as the spec says."""
+    return Mask(cleaning.clean(outlined(values, spec), spec), spec.labels)
 
-    What the spec says of cleaning is done to it.
-    """
-    return Mask(cleaning.clean(values > THRESHOLD, spec), spec.labels)
+
+def outlined(values: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Returns where probabilities (labels, *grid) are above their label's threshold: bool."""
+    above = zip(values, spec.above, strict=True)
+    return np.stack([plane > np.float32(threshold) for plane, threshold in above])

@@ -11,6 +11,8 @@ from data_pipeline.scan import MODALITIES, UNITS
 # Test-time augmentation: beyond these a network sees what it was never trained on.
 SMALLEST_SCALE, LARGEST_SCALE = 0.5, 2.0
 
+THRESHOLD = 0.5  # a pixel belongs to the mask where its probability is above this
+
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
@@ -45,6 +47,7 @@ class InputSpec:
     flips: tuple[tuple[int, ...], ...] = ()  # axes mirrored for further answers, averaged in
     scales: tuple[float, ...] = ()  # sizes of the tile shown for further answers, averaged in
     temperatures: tuple[tuple[float, ...], ...] = ()  # a network and label; (): none fitted
+    thresholds: tuple[float, ...] = ()  # of each label, instead of THRESHOLD; (): none learnt
     cleaning: tuple[Cleaning, ...] = ()  # of each label's mask; (): none
     conventions: tuple[str, ...] = ()  # what each label covers, in words
 
@@ -103,6 +106,12 @@ class InputSpec:
                 raise InputError(
                     f"a network has one temperature above 0 for each of {self.labels}; got {row}"
                 )
+        if self.thresholds and not (
+            len(self.thresholds) == len(self.labels) and all(0 < t < 1 for t in self.thresholds)
+        ):
+            raise InputError(
+                f"a threshold between 0 and 1 for each of {self.labels}; got {self.thresholds}"
+            )
         if self.cleaning and len(self.cleaning) != len(self.labels):
             raise InputError(
                 f"cleaning is one rule for each of {self.labels}; got {len(self.cleaning)}"
@@ -110,6 +119,11 @@ class InputSpec:
         for rule in self.cleaning:
             if rule.inside and rule.inside not in self.labels:
                 raise InputError(f"nothing can lie inside {rule.inside}: it is not outlined")
+
+    @property
+    def above(self) -> tuple[float, ...]:
+        """What the probability of each label must exceed for a pixel to be in its mask."""
+        return self.thresholds or (THRESHOLD,) * len(self.labels)
 
     @property
     def channels(self) -> int:

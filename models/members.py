@@ -50,7 +50,7 @@ def _folds_planned(run: pathlib.Path) -> int:
 def common_spec(networks: Sequence[pathlib.Path], choice: str | None = None) -> InputSpec:
     """Returns the spec of the mean of some networks.
 
-    Each keeps its own temperatures; all else must be equal.
+    Each keeps its own temperatures, thresholds are their mean; all else must be equal.
 
     Args:
       networks: directories of networks.
@@ -66,17 +66,29 @@ def common_spec(networks: Sequence[pathlib.Path], choice: str | None = None) -> 
     for directory, other in zip(networks[1:], read[1:], strict=True):
         for field in dataclasses.fields(InputSpec):
             here, there = getattr(first, field.name), getattr(other, field.name)
-            if here != there and field.name != "temperatures":
+            if here != there and field.name not in _MERGED:
                 raise InputError(
                     f"{networks[0]} and {directory} cannot be averaged: {field.name} is {here} "
                     f"in the one and {there} in the other{_WAY_OUT.get(field.name, '')}"
                 )
+    if any(spec.thresholds for spec in read):
+        first = dataclasses.replace(first, thresholds=_mean([spec.above for spec in read]))
     if not any(spec.temperatures for spec in read):
         return first
     as_it_says = ((1.0,) * len(first.labels),)
     rows = [row for spec in read for row in spec.temperatures or as_it_says]
     return dataclasses.replace(first, temperatures=tuple(rows))
 
+
+def _mean(thresholds: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Returns the mean of each label, held to what a float32 is exactly."""
+    means = (sum(several) / len(several) for several in zip(*thresholds, strict=True))
+    return tuple(round(mean * _FINE) / _FINE for mean in means)
+
+
+_MERGED = ("temperatures", "thresholds")
+
+_FINE = 2**16
 
 _WAY_OUT = {
     "cleaning": "; `python -m training.calibrate RUN --cleaning none` takes it from a run",

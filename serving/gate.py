@@ -107,7 +107,7 @@ def _close(
     console: rich_console.Console,
 ) -> dict[str, Any]:
     expected = [network.probabilities(case.scan) for case in cases]
-    told = parity.compare_closely(way, expected, found, cases)
+    told = parity.compare_closely(way, expected, found, cases, network.spec)
     console.print(
         f"{way}: {sum(told['pixels_that_differ'])} pixels differ from the trained model's masks; "
         f"smallest Dice {told['smallest_dice']:.5f}"

@@ -80,7 +80,7 @@ class _Client(threading.Thread):
             waited_s = time.perf_counter() - started
             # Rounded as geometry does it, so that it is the mask of the whole scan.
             whole = np.rint(np.moveaxis(probabilities, -1, 0) * geometry.PROBABILITY_ONE)
-            planes = whole / geometry.PROBABILITY_ONE > inference.THRESHOLD
+            planes = inference.outlined(whole / geometry.PROBABILITY_ONE, self._model.served.spec)
             self.masks.add(_fingerprint(planes))
             return 0.0, 0.0, waited_s, 0.0
         watch = in_flight.Stopwatch()

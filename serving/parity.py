@@ -95,22 +95,27 @@ def compare(
 
 
 def compare_closely(
-    way: str, expected: Sequence[np.ndarray], found: Sequence[np.ndarray], golden: Sequence[Golden]
+    way: str,
+    expected: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    golden: Sequence[Golden],
+    spec: InputSpec,
 ) -> dict[str, Any]:
-    """Returns how far the masks of probabilities are off, for parity.json.
+    """Returns how far the masks of probabilities are off before cleaning, for parity.json.
 
     Args:
       way: of running the model, in words.
       expected: probabilities (labels, *grid) of each case.
       found: likewise.
       golden: the cases.
+      spec: of the model.
 
     Raises:
       NotProven: if a mask is further off than CLOSE allows.
     """
     wrong, dices, differences = [], [], []
     for case, standard, answer in zip(golden, expected, found, strict=True):
-        truth, mask = standard > inference.THRESHOLD, answer > inference.THRESHOLD
+        truth, mask = (inference.outlined(one, spec) for one in (standard, answer))
         wrong.append(int((truth != mask).sum()))
         dice = min(map(_dice, truth, mask))
         dices.append(dice)

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
 
-from data_pipeline import geometry, inference
+from data_pipeline import geometry
 from data_pipeline.spec import InputSpec
 from serving.encoded import LARGEST_PNG_CHANNELS, takes_files
 
@@ -104,11 +104,11 @@ class Served(tf.Module):
     def _png(self, probabilities: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
         extent, offset = _letterbox(grid, self._spec.shape)
         planes = []
-        for index in range(len(self._spec.labels)):
+        for index, threshold in enumerate(self._spec.above):
             inside = tf.slice(probabilities[..., index], offset, extent)
             whole = tf.round(tf.cast(inside, tf.float64) * geometry.PROBABILITY_ONE)
             on_grid = tf.cast(_resample(whole, grid) / geometry.PROBABILITY_ONE, tf.float32)
-            planes.append(tf.cast(on_grid > inference.THRESHOLD, tf.uint8) * tf.uint8.max)
+            planes.append(tf.cast(on_grid > threshold, tf.uint8) * tf.uint8.max)
         if len(planes) > 1:
             blank = tf.zeros_like(planes[0])
             planes += [blank] * (LARGEST_PNG_CHANNELS - len(planes))

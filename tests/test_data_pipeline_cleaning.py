@@ -109,7 +109,12 @@ def test_the_mask_of_probabilities_is_cleaned():
 def test_rules_travel_in_the_spec():
     rules = (Cleaning(smallest=0.001, largest=2), Cleaning(inside="lung", fill_holes=True))
     spec = dataclasses.replace(
-        BOTH, cleaning=rules, temperatures=((1.5, 2.0),), scales=(0.8, 1.25), flips=((1,),)
+        BOTH,
+        cleaning=rules,
+        temperatures=((1.5, 2.0),),
+        thresholds=(0.5, 0.375),
+        scales=(0.8, 1.25),
+        flips=((1,),),
     )
     assert parse(spec.to_json(), "it") == spec
 
@@ -121,6 +126,8 @@ def test_rules_travel_in_the_spec():
         ({"cleaning": (Cleaning(), Cleaning())}, "one rule for each of .*; got 2"),
         ({"temperatures": ((1.0, 2.0),)}, "one temperature above 0 for each"),
         ({"temperatures": ((0.0,),)}, "one temperature above 0 for each"),
+        ({"thresholds": (0.5, 0.5)}, "a threshold between 0 and 1 for each of"),
+        ({"thresholds": (1.0,)}, "a threshold between 0 and 1 for each of"),
         ({"scales": (3.0,)}, "a scale is from 0.5 to 2.0"),
     ],
 )

@@ -155,3 +155,9 @@ def test_a_voxel_belongs_to_the_mask_above_one_half_and_not_at_it():
     mask = inference.mask(np.array([[[0.49, 0.5, 0.51]]], np.float32), SLICES)
     assert mask.planes.tolist() == [[[False, False, True]]]
     assert mask.labels == ("lung",)
+
+
+def test_each_label_has_its_own_threshold():
+    spec = dataclasses.replace(SLICES, labels=("lung", "infection"), thresholds=(0.5, 0.375))
+    values = np.array([[[0.45, 0.55]], [[0.375, 0.45]]], np.float32)
+    assert inference.mask(values, spec).planes.tolist() == [[[False, True]], [[False, True]]]

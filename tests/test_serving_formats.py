@@ -50,6 +50,9 @@ def probabilities(*pixels):
     return [np.array(pixels, np.float32).reshape(1, 1, -1)]
 
 
+LUNG = dataclasses.replace(tiny_network.XRAY, labels=("lung",))
+
+
 def one_case():
     return cases()[:1]
 
@@ -58,12 +61,12 @@ def test_masks_that_are_close_are_described_by_how_far_they_are_off():
     standard = probabilities(*[0.9] * 1000, *[0.1] * 1000)
     found = [standard[0].copy()]
     found[0][0, 0, 0] = 0.4
-    told = parity.compare_closely("onnx", standard, found, one_case())
+    told = parity.compare_closely("onnx", standard, found, one_case(), LUNG)
     assert not told["masks_equal"]
     assert told["pixels_that_differ"] == [1]
     assert told["smallest_dice"] == 2 * 999 / 1999
     assert told["largest_probability_difference"] == pytest.approx(0.5)
-    same = parity.compare_closely("onnx", standard, standard, one_case())
+    same = parity.compare_closely("onnx", standard, standard, one_case(), LUNG)
     assert same["masks_equal"]
     assert same["smallest_dice"] == 1
 
@@ -77,17 +80,17 @@ def test_masks_that_are_further_off_are_not_exported(wrong, of):
     found = [standard[0].copy()]
     found[0][0, 0, :wrong] = 0.1
     with pytest.raises(parity.NotProven, match=rf"onnx differs in {wrong} of {of} pixels"):
-        parity.compare_closely("onnx", standard, found, one_case())
+        parity.compare_closely("onnx", standard, found, one_case(), LUNG)
 
 
 def test_probabilities_that_are_no_numbers_are_not_exported():
     standard = probabilities(0.1, 0.2)
     with pytest.raises(parity.NotProven):
-        parity.compare_closely("onnx", standard, probabilities(0.1, np.nan), one_case())
+        parity.compare_closely("onnx", standard, probabilities(0.1, np.nan), one_case(), LUNG)
 
 
 def test_empty_masks_agree():
-    told = parity.compare_closely("onnx", probabilities(0.1), probabilities(0.2), one_case())
+    told = parity.compare_closely("onnx", probabilities(0.1), probabilities(0.2), one_case(), LUNG)
     assert told["smallest_dice"] == 1
 
 

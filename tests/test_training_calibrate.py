@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from data_pipeline import cases, split
 from data_pipeline import spec as specs
 from data_pipeline.spec import Cleaning, InputSpec
 from models import segmenter
-from training import calibrate, plan
+from training import calibrate, plan, record
 from training.config import TrainConfig
 
 # Keras, saving a network; see setup.cfg.
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 SPEC = InputSpec("XR", ("lung",), (32, 32))
 
-CARD = "# tiny\n\n## Calibration and post-processing\n- old\n- lines\n\n## Intended use\nnone\n"
+CARD = "# tiny\n\n## Calibration and post-processing\n- stale\n- lines\n\n## Intended use\nnone\n"
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_what_learning_will_take_is_told_from_two_cases(phantoms, monkeypatch):
     monkeypatch.setattr(calibrate, "Network", Slow)
     network = Slow(tiny_network.build(SPEC, 0).network, SPEC)
     known = cases.load(phantoms)
-    assert calibrate.expected_s(network, known[:10]) == pytest.approx(7 + 30 + 1.2 * 10 * 2)
+    assert calibrate.expected_s(network, known[:10]) == pytest.approx(7 + 30 + 1.2 * 10 * 2 * 2)
     assert Slow.asked == 2
     assert calibrate.expected_s(network, []) == 0
     assert calibrate.expected_s(network, known, calibration="none", cleaning="none") == 0
@@ -70,7 +71,7 @@ def test_the_case_that_is_timed_has_as_many_labels_as_any(phantoms, monkeypatch)
 
     def hear(network, some, outlines):
         asked.append(some)
-        return calibrate.Heard((), ())
+        return calibrate.Heard((), (), ())
 
     monkeypatch.setattr(calibrate, "hear", hear)
     both = next(case for case in known if case.infection_mask)
@@ -108,7 +109,7 @@ def test_a_finished_run_is_calibrated_on_its_validation_cases(make_run, tmp_path
     assert spec.temperatures == ((gain["temperature"],),)
     assert "validation cases" in capsys.readouterr().out
     card = (run / "model_card.md").read_text()
-    assert "old" not in card
+    assert "stale" not in card
     assert f"- lung: temperature {gain['temperature']:.3g}; NLL" in card
     assert card.endswith("\n\n## Intended use\nnone\n")
     # What the command told of is what the calibrated network says on the scan's own grid.
@@ -159,6 +160,36 @@ def test_a_folds_temperature_comes_from_what_the_others_held_out(make_run, tmp_p
         for one, other in ((heard[1], heard[2]), (heard[0], heard[2]), (heard[0], heard[1]))
     ]
     assert temperatures == pytest.approx(expected, rel=1e-3)
+
+
+class Hesitant(segmenter.Network):
+    """Says 0.4 of lungs and 0.1 of all else, so that one half is too much to ask."""
+
+    truth: ClassVar[dict] = {}
+
+    def probabilities(self, scan):
+        return np.where(self.truth[scan.source], 0.4, 0.1).astype(np.float32)
+
+
+def test_a_threshold_that_helps_every_patient_is_learnt_and_masks_follow_it(phantoms, monkeypatch):
+    known = [case for case in cases.load(phantoms) if case.modality == "XR"][:8]
+    scans = [cases.read_scan(case) for case in known]
+    truth = {
+        scan.source: cases.read_mask(case, SPEC.labels, scan.shape).planes
+        for case, scan in zip(known, scans, strict=True)
+    }
+    monkeypatch.setattr(Hesitant, "truth", truth)
+    monkeypatch.setattr(calibrate, "Network", Hesitant)
+    network = Hesitant(tiny_network.build(SPEC, 0).network, SPEC)
+    fitted = calibrate.learn(network, known, calibration="none")
+    assert fitted.spec.thresholds == (fitted.told["thresholds"][0]["threshold"],)
+    assert 0.1 < fitted.spec.thresholds[0] < 0.4
+    # Cleaning is then learnt on masks above it: no lung is lost any more.
+    assert all(change["before"] == 1 for change in fitted.told["cleaning"])
+    [line] = [line for line in record.gains(fitted.told) if "threshold" in line]
+    assert "kept; Dice 0.0000 without, 1.0000 with" in line
+    plain = calibrate.learn(network, known, calibration="none", cleaning="none")
+    assert plain.spec == SPEC
 
 
 @pytest.mark.parametrize(

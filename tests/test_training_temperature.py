@@ -5,12 +5,12 @@ import pytest
 
 from models import answers
 from training import temperature
-from training.temperature import Evidence
+from training.temperature import Counts, Evidence
 
 
 def evidence(said, truth):
     one = Evidence()
-    one.add(np.array(said, np.float32), np.array(truth, np.bool_))
+    one.add(Counts.of(np.array(said, np.float32), np.array(truth, np.bool_)))
     return one
 
 

@@ -1,4 +1,4 @@
-"""Fits temperatures and learns post-processing on cases that the network did not learn from.
+"""Fits temperatures, thresholds and post-processing on cases that a network did not learn from.
 
     python -m training.calibrate runs/NAME
     python -m training.calibrate runs/NAME --cleaning none --calibration none
@@ -25,13 +25,14 @@ from data_pipeline import cases as case_files
 from data_pipeline import inference, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError, one_line_for_bad_input
-from data_pipeline.spec import InputSpec
+from data_pipeline.spec import THRESHOLD, InputSpec
 from models import members, segmenter
 from models.segmenter import Network
-from training import cleanup, record, temperature
+from training import cleanup, record, temperature, thresholds
 from training.cleanup import Outlined
 from training.config import CALIBRATION, CLEANING
-from training.temperature import Evidence
+from training.temperature import Counts, Evidence
+from training.thresholds import Choice, Tally
 
 MOST_CASES = 200  # of a split, spread over it: enough for a number a label
 
@@ -46,6 +47,7 @@ class Heard:
     """What a network said of some cases."""
 
     evidence: tuple[Evidence, ...]  # a label
+    tallies: tuple[list[Tally], ...]  # a label, of cases in which it is annotated
     outlined: tuple[Outlined, ...]  # a case
 
 
@@ -58,10 +60,10 @@ class Fitted:
 
 
 def hear(network: Network, cases: Sequence[Case], *, outlines: bool) -> Heard:
-    """Asks a network for up to MOST_CASES cases, without temperature and cleaning.
+    """Asks a network for up to MOST_CASES cases.
 
     Args:
-      network: to ask.
+      network: to ask; its spec without cleaning.
       cases: not trained on.
       outlines: keep the masks too, packed: 20 MB a label of a volume of 300 slices.
 
@@ -70,6 +72,7 @@ def hear(network: Network, cases: Sequence[Case], *, outlines: bool) -> Heard:
     """
     spec = network.spec
     evidence = tuple(Evidence() for _ in spec.labels)
+    tallies: tuple[list[Tally], ...] = tuple([] for _ in spec.labels)
     outlined = []
     count = min(len(cases), MOST_CASES)
     for case in [cases[i * len(cases) // count] for i in range(count)]:
@@ -78,12 +81,14 @@ def hear(network: Network, cases: Sequence[Case], *, outlines: bool) -> Heard:
         values = network.probabilities(scan)
         found = inference.mask(values, spec).planes
         true = [truth.plane(label) for label in spec.labels]
-        for one, said, plane in zip(evidence, values, true, strict=True):
+        for one, several, said, plane in zip(evidence, tallies, values, true, strict=True):
             if plane is not None:
-                one.add(said, plane)
+                counts = Counts.of(said, plane)
+                one.add(counts)
+                several.append(Tally.of(case.patient, counts))
         if outlines:
             outlined.append(Outlined.of(case.patient, found, true))
-    return Heard(evidence, tuple(outlined))
+    return Heard(evidence, tallies, tuple(outlined))
 
 
 def learn(
@@ -92,7 +97,7 @@ def learn(
     """Returns what the validation cases of a network teach.
 
     Args:
-      network: trained; temperatures and cleaning of its spec are forgotten.
+      network: trained; what its spec has learnt before is forgotten.
       cases: not trained on; without any, nothing is learnt.
       calibration: one of config.CALIBRATION.
       cleaning: one of config.CLEANING.
@@ -103,13 +108,37 @@ def learn(
     heard = hear(_asked(network), cases, outlines=cleaning == "learn")
     told: dict[str, Any] = {"learnt_from": f"{min(len(cases), MOST_CASES)} validation cases"}
     if calibration == "fit":
-        found = [temperature.fit(one) if one.cases else 1.0 for one in heard.evidence]
-        told["calibration"] = _gains(spec.labels, heard.evidence, found)
-        spec = dataclasses.replace(spec, temperatures=(tuple(found),))
+        spec = _at_temperatures(spec, heard.evidence)
+        told["calibration"] = _gains(spec, heard.evidence)
     if cleaning == "learn":
+        spec, chosen = _above_thresholds(spec, heard.tallies)
+        told["thresholds"] = [dataclasses.asdict(choice) for choice in chosen]
+        if spec.thresholds:  # masks are other ones now
+            heard = hear(Network(network.network, spec), cases, outlines=True)
         spec, tried = cleanup.learn(heard.outlined, spec)
         told["cleaning"] = [dataclasses.asdict(change) for change in tried]
     return Fitted(spec, told)
+
+
+def _at_temperatures(spec: InputSpec, evidence: Sequence[Evidence]) -> InputSpec:
+    fitted = tuple(temperature.fit(one) if one.cases else 1.0 for one in evidence)
+    return dataclasses.replace(spec, temperatures=(fitted,))
+
+
+def _above_thresholds(
+    spec: InputSpec, tallies: Sequence[Sequence[Tally]]
+) -> tuple[InputSpec, list[Choice]]:
+    """Returns the spec with the thresholds that help, and the best of each label."""
+    [warm] = spec.temperatures or [(1.0,) * len(spec.labels)]
+    chosen = {
+        label: thresholds.learn(label, several, value)
+        for label, several, value in zip(spec.labels, tallies, warm, strict=True)
+        if several
+    }
+    if any(choice.kept for choice in chosen.values()):
+        used = (chosen[label].used if label in chosen else THRESHOLD for label in spec.labels)
+        spec = dataclasses.replace(spec, thresholds=tuple(used))
+    return spec, list(chosen.values())
 
 
 def expected_s(
@@ -132,35 +161,48 @@ def expected_s(
     if outlines:
         cleanup.learn(heard.outlined, asked.spec)
     a_case_s = time.monotonic() - built_s
-    return built_s - began_s + _SLOWER * a_case_s * min(len(cases), MOST_CASES)
+    passes = 2 if outlines else 1  # once more where a threshold is kept
+    return built_s - began_s + _SLOWER * passes * a_case_s * min(len(cases), MOST_CASES)
 
 
-def learn_folds(networks: Sequence[Network], held_out: Sequence[Sequence[Case]]) -> list[Fitted]:
+def learn_folds(
+    networks: Sequence[Network],
+    held_out: Sequence[Sequence[Case]],
+    *,
+    calibration: str = "fit",
+    cleaning: str = "learn",
+) -> list[Fitted]:
     """Returns what the held-out cases of a cross-validation teach.
 
-    The temperatures of a fold come from the cases that the other folds held out, so that the
-    cases it is scored on have no part in them. Post-processing is not learnt: there are no
-    cases left on which its choice would not flatter.
+    Temperatures and thresholds of a fold come from the cases that the other folds held out, so
+    that the cases it is scored on have no part in them. Rules of cleaning are not learnt.
     """
-    heard = [
-        hear(_asked(n), c, outlines=False).evidence for n, c in zip(networks, held_out, strict=True)
-    ]
+    if (calibration, cleaning) == ("none", "none"):
+        return [Fitted(_plain(n.spec), {"learnt_from": _SWITCHED_OFF}) for n in networks]
+    heard = [hear(_asked(n), c, outlines=False) for n, c in zip(networks, held_out, strict=True)]
     fitted = []
     for number, network in enumerate(networks):
         others = [one for index, one in enumerate(heard) if index != number]
-        pooled = [sum(parts[1:], parts[0]) for parts in zip(*others, strict=True)]
-        found = [temperature.fit(one) if one.cases else 1.0 for one in pooled]
-        told = {
-            "learnt_from": "cases held out by the other folds; gains are on this fold's own",
-            "calibration": _gains(network.spec.labels, heard[number], found),
-        }
-        spec = dataclasses.replace(_plain(network.spec), temperatures=(tuple(found),))
+        spec = _plain(network.spec)
+        told: dict[str, Any] = {"learnt_from": "cases held out by the other folds"}
+        if calibration == "fit":
+            spec = _at_temperatures(spec, _pooled([one.evidence for one in others]))
+            told["calibration"] = _gains(spec, heard[number].evidence)
+            told["learnt_from"] += "; gains of temperatures are on this fold's own"
+        if cleaning == "learn":
+            spec, chosen = _above_thresholds(spec, _pooled([one.tallies for one in others]))
+            told["thresholds"] = [dataclasses.asdict(choice) for choice in chosen]
         fitted.append(Fitted(spec, told))
     return fitted
 
 
+def _pooled(of_folds: Sequence[Sequence[Any]]) -> list[Any]:
+    """Returns the sum over folds, a label each, of what can be added up."""
+    return [sum(parts[1:], parts[0]) for parts in zip(*of_folds, strict=True)]
+
+
 def _plain(spec: InputSpec) -> InputSpec:
-    return dataclasses.replace(spec, temperatures=(), cleaning=())
+    return dataclasses.replace(spec, temperatures=(), thresholds=(), cleaning=())
 
 
 def _asked(network: Network) -> Network:
@@ -168,9 +210,8 @@ def _asked(network: Network) -> Network:
     return network if network.spec == spec else Network(network.network, spec)
 
 
-def _gains(
-    labels: Sequence[str], evidence: Sequence[Evidence], found: Sequence[float]
-) -> dict[str, Any]:
+def _gains(spec: InputSpec, evidence: Sequence[Evidence]) -> dict[str, Any]:
+    [fitted] = spec.temperatures
     return {
         label: {
             "temperature": value,
@@ -178,7 +219,7 @@ def _gains(
             "nll": [round(one.nll(), 5), round(one.nll(value), 5)],
             "ece": [round(one.expected_error(), 5), round(one.expected_error(value), 5)],
         }
-        for label, one, value in zip(labels, evidence, found, strict=True)
+        for label, one, value in zip(spec.labels, evidence, fitted, strict=True)
         if one.cases
     }
 
@@ -198,7 +239,7 @@ def again(
       known: the manifest they were trained from.
       folds: whether they are folds.
       calibration: one of config.CALIBRATION.
-      cleaning: one of config.CLEANING; nothing is learnt from folds.
+      cleaning: one of config.CLEANING; of folds thresholds are learnt and no more.
 
     Raises:
       InputError: if the cases are not in the manifest, or cannot be read.
@@ -207,10 +248,9 @@ def again(
     if not folds:
         cases = _part(known, directories[0], "validation")
         fitted = [learn(networks[0], cases, calibration=calibration, cleaning=cleaning)]
-    elif calibration == "fit":
-        fitted = learn_folds(networks, [_part(known, d, "test") for d in directories])
     else:
-        fitted = [Fitted(_plain(n.spec), {"learnt_from": _SWITCHED_OFF}) for n in networks]
+        held_out = [_part(known, d, "test") for d in directories]
+        fitted = learn_folds(networks, held_out, calibration=calibration, cleaning=cleaning)
     for directory, one in zip(directories, fitted, strict=True):
         unfinished = directory / ".spec.json"
         one.spec.save(unfinished)

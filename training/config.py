@@ -58,7 +58,9 @@ class TrainConfig:
         choices=("auto", *tta.CHOICES),
     )  # fmt: skip
     calibration: str = _flag("fit", "a temperature a label, on validation", choices=CALIBRATION)
-    cleaning: str = _flag("learn", "post-processing, where validation gains", choices=CLEANING)
+    cleaning: str = _flag(
+        "learn", "threshold and post-processing, where validation gains", choices=CLEANING
+    )
     batch_size: int = _flag(0, "samples a step and device; 0: as memory allows")
     accumulate: int = _flag(1, "batches a step, one after the other: large batches, small memory")
     loss: str = _flag("dice_ce", "an overlap and a pixelwise term", choices=tuple(losses.LOSSES))

@@ -120,18 +120,27 @@ def manifest_of(directory: pathlib.Path) -> pathlib.Path:
 
 
 def gains(told: Mapping[str, Any]) -> list[str]:
-    """Returns what calibration and post-processing gained, in a line each."""
+    """Returns what calibration, thresholds and post-processing gained, in a line each."""
     lines = [
         f"{label}: temperature {one['temperature']:.3g}; NLL {one['nll'][0]:.4f} before, "
         f"{one['nll'][1]:.4f} after; ECE {one['ece'][0]:.4f} before, {one['ece'][1]:.4f} after"
         for label, one in told.get("calibration", {}).items()
     ]
     lines += [
-        f"{one['label']}: {_rule(one['rule'])} {'kept' if one['kept'] else 'left out'}; "
-        f"Dice {one['before']:.4f} without, {one['after']:.4f} with, p = {one['p']:.2g}"
-        for one in told.get("cleaning", [])
+        f"{one['label']}: threshold {one['threshold']:.3g} instead of 0.5 {_fate(one)}"
+        for one in told.get("thresholds", [])
+    ]
+    lines += [
+        f"{one['label']}: {_rule(one['rule'])} {_fate(one)}" for one in told.get("cleaning", [])
     ]
     return [f"calibration and post-processing: {told.get('learnt_from', 'none')}", *lines]
+
+
+def _fate(one: Mapping[str, Any]) -> str:
+    return (
+        f"{'kept' if one['kept'] else 'left out'}; Dice {one['before']:.4f} without, "
+        f"{one['after']:.4f} with, p = {one['p']:.2g}"
+    )
 
 
 def _rule(rule: Mapping[str, Any]) -> str:

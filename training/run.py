@@ -75,7 +75,13 @@ def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -
     if config.folds:
         record.start_folds(plans)
         folders = [one.directory for one in plans]
-        calibrate.again(folders, plans[0].cases, folds=True, calibration=config.calibration)
+        calibrate.again(
+            folders,
+            plans[0].cases,
+            folds=True,
+            calibration=config.calibration,
+            cleaning=config.cleaning,
+        )
     console.print(f"\nrun: {directory}")
     for one in plans:
         console.print(*record.gains(record.learnt(one.directory)), sep="\n")

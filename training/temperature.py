@@ -5,6 +5,8 @@ arXiv:1706.04599), each case counting the same. What counts of a case is how oft
 said of foreground and of background, so memory does not grow with the cases.
 """
 
+import dataclasses
+
 import numpy as np
 from scipy import optimize, special
 
@@ -14,27 +16,42 @@ from models.calibration import BINS, Reliability
 # Logits are counted in steps of 0.001, over all that probabilities held to FLOOR can give.
 _STEP = 0.001
 _HALF = int(np.ceil(special.logit(1 - FLOOR) / _STEP))
-_LOGITS = _STEP * np.arange(-_HALF, _HALF + 1)
+LOGITS = _STEP * np.arange(-_HALF, _HALF + 1)
 
 # Beyond these a network is not badly calibrated but broken.
 _LOWEST, _HIGHEST = 0.1, 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """How often each of LOGITS was said in one case, and how often of foreground."""
+
+    every: np.ndarray
+    foreground: np.ndarray
+
+    @classmethod
+    def of(cls, probability: np.ndarray, truth: np.ndarray) -> "Counts":
+        """Takes probabilities and a bool mask of one shape."""
+        held = np.clip(np.asarray(probability, np.float64).ravel(), FLOOR, 1 - FLOOR)
+        steps = np.rint(special.logit(held) / _STEP).astype(np.int64) + _HALF
+        every, foreground = (
+            np.bincount(some, minlength=len(LOGITS)) for some in (steps, steps[truth.ravel()])
+        )
+        return cls(every, foreground)
 
 
 class Evidence:
     """What was said of one label, and what was true; adds up over cases."""
 
     def __init__(self) -> None:
-        self._false, self._true = np.zeros(len(_LOGITS)), np.zeros(len(_LOGITS))
+        self._false, self._true = np.zeros(len(LOGITS)), np.zeros(len(LOGITS))
         self.cases = 0
 
-    def add(self, probability: np.ndarray, truth: np.ndarray) -> None:
-        """Takes a case: probabilities and a bool mask of one shape."""
-        held = np.clip(np.asarray(probability, np.float64).ravel(), FLOOR, 1 - FLOOR)
-        steps = np.rint(special.logit(held) / _STEP).astype(np.int64) + _HALF
-        every = np.bincount(steps, minlength=len(_LOGITS))
-        foreground = np.bincount(steps[truth.ravel()], minlength=len(_LOGITS))
-        self._false += (every - foreground) / held.size
-        self._true += foreground / held.size
+    def add(self, case: Counts) -> None:
+        """Takes a case."""
+        pixels = case.every.sum()
+        self._false += (case.every - case.foreground) / pixels
+        self._true += case.foreground / pixels
         self.cases += 1
 
     def __add__(self, other: "Evidence") -> "Evidence":
@@ -46,13 +63,13 @@ class Evidence:
 
     def nll(self, temperature: float = 1.0) -> float:
         """Returns the mean negative log-likelihood of a pixel, in nats."""
-        logits = _LOGITS / temperature
+        logits = LOGITS / temperature
         nats = self._true @ np.logaddexp(0, -logits) + self._false @ np.logaddexp(0, logits)
         return float(nats / self.cases)
 
     def expected_error(self, temperature: float = 1.0) -> float:
         """Returns the expected calibration error of all pixels."""
-        said = special.expit(_LOGITS / temperature)
+        said = special.expit(LOGITS / temperature)
         bins = np.minimum((said * BINS).astype(np.int64), BINS - 1)
         every = self._false + self._true
         return Reliability(
