@@ -210,7 +210,9 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     config = json.loads((given.run / "config.json").read_text(encoding="utf-8"))
     ours = specs.load(given.run / "spec.json")
-    spec = dataclasses.replace(ours, flips=(), scales=(), temperatures=(), cleaning=())
+    spec = dataclasses.replace(
+        ours, flips=(), scales=(), temperatures=(), thresholds=(), cleaning=()
+    )
     splits = split.load(given.run / "splits.csv")
     known = [c for c in case_files.load(pathlib.Path(config["data"])) if c.id in splits]
     part = {name: [c for c in known if splits[c.id] == name] for name in case_files.SPLITS}
