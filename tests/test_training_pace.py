@@ -32,6 +32,20 @@ def test_a_budget_follows_the_clock_and_keeps_what_was_used_before(monkeypatch):
     assert timed.left_s() == 0
 
 
+def test_workers_go_by_what_one_of_them_saw_when_they_last_looked(monkeypatch):
+    now, seen = [1000.0], []
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    follower = Pace(None, 60, agree=lambda own: seen.append(own) or 0.25)
+    now[0] += 45
+    assert follower.progress() == 0
+    follower.look()
+    assert (seen, follower.progress()) == ([0.75], 0.25)
+    now[0] += 45
+    assert follower.progress() == 0.25
+    Pace(total_steps=10, budget_s=None, agree=lambda own: seen.append(own)).look()
+    assert seen == [0.75]  # counted steps are everybody's
+
+
 def test_what_follows_the_last_step_is_part_of_the_budget(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])

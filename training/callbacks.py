@@ -59,6 +59,7 @@ class Schedule(keras.callbacks.Callback):
             first, began_s = self._began
             seconds_a_step = (now_s - began_s) / (pace.step - first)
             pace.validation_s = self._validation_batches * seconds_a_step
+        pace.look()
         self._diverged = not math.isfinite((logs or {}).get("loss", 0.0))
         at_end = pace.step % self._steps_an_epoch == 0 or pace.progress() >= 1
         self.model.stop_training = at_end or self._diverged
@@ -69,6 +70,7 @@ class Schedule(keras.callbacks.Callback):
         """Lets the next epoch begin, unless this was the last; tells the time so far."""
         if logs is not None:
             logs["elapsed_s"] = round(self._pace.elapsed_s(), 1)  # for history.csv and others
+        self._pace.look()
         self.model.stop_training = self._diverged or self._pace.progress() >= 1
 
     def on_test_begin(self, logs: Mapping[str, float] | None = None) -> None:

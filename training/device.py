@@ -66,6 +66,14 @@ def meet() -> None:
         strategy().reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0), axis=None)
 
 
+def as_first_worker(value: float) -> float:
+    """Returns what the first of several workers gave; all of them have to call this together."""
+    given = strategy().experimental_distribute_values_from_function(
+        lambda replica: tf.constant(0.0 if replica.replica_id_in_sync_group else value, tf.float64)
+    )
+    return float(strategy().reduce(tf.distribute.ReduceOp.SUM, given, axis=None))
+
+
 @contextlib.contextmanager
 def lost_worker_in_words() -> Iterator[None]:
     """Says in one line what TensorFlow says in many when another worker has gone.

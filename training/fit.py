@@ -73,7 +73,11 @@ def train(plan: Plan, console: rich_console.Console) -> None:
     """
     # The clock of a budget starts here: decoding and graph building are part of the wait.
     budget = plan.config.minutes
-    pace = Pace(None, None if budget is None else 60 * budget)
+    pace = Pace(
+        None,
+        None if budget is None else 60 * budget,
+        device.as_first_worker if device.is_one_of_several() else None,
+    )
     name = str(plan.directory.relative_to(plan.config.runs))
     settings = dataclasses.asdict(plan.config)
     uri = plan.config.mlflow if device.is_chief() else ""
@@ -170,9 +174,9 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         batch_size=config.batch_size * config.accumulate * strategy.num_replicas_in_sync,
         pace=pace,
     )
-    if config.minutes:
+    if config.minutes and device.is_chief():  # whose clock all go by, and who will ask
         _plan_answers(plan, pace)
-    else:
+    elif not config.minutes:
         pace.total_steps = (config.epochs or DEFAULT_EPOCHS) * setup.steps_an_epoch
     return setup
 
@@ -237,6 +241,7 @@ def _fit(
     best = callbacks.Best(best_path, setup.average, config.patience)
     saver = _saver(plan, setup, best)
     resumed = saver.restore()
+    pace.look()
     first_epoch = pace.step // setup.steps_an_epoch
     if resumed and (pace.progress() >= 1 or best.is_out_of_patience(first_epoch - 1)):
         return  # interrupted after its last step: only to be finished
@@ -292,6 +297,8 @@ def _saver(plan: Plan, setup: _Setup, best: callbacks.Best) -> callbacks.Backup:
 
 def _no_time_to_train(plan: Plan, pace: Pace) -> InputError:
     """Says where a budget went that is over before the first step."""
+    if not device.is_chief():
+        return InputError("the first worker has no time left for a first step, and says why")
     elapsed_s, held_back_s = pace.elapsed_s(), pace.held_back_s()
     needed = math.ceil((elapsed_s + held_back_s) / 6) / 10
     without = ", or --calibration none --cleaning none" if pace.answers_s else ""

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 _WARM_UP = 0.03  # share of the training in which the learning rate rises
 
@@ -15,9 +15,24 @@ class Pace:
     With `total_steps` it depends on steps alone, so that a run repeats exactly. With
     `budget_s` it follows the clock, so that the schedule comes to its end on any machine; what
     follows the last step, `validation_s`, `saving_s` and `answers_s`, is part of the budget.
+
+    The clocks of several workers differ, and one that took a step more than the others would
+    wait for them for ever. They look at the clock together and go by what one of them sees.
     """
 
-    def __init__(self, total_steps: int | None, budget_s: float | None) -> None:
+    def __init__(
+        self,
+        total_steps: int | None,
+        budget_s: float | None,
+        agree: Callable[[float], float] | None = None,
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+          total_steps: of the training, unless it has a budget.
+          budget_s: seconds that all of it may take.
+          agree: of several workers, gives all of them the progress that one of them sees.
+        """
         self.step = 0
         self.total_steps = total_steps
         self.validation_s = 0.0  # as the last one took, with all that comes after an epoch
@@ -25,6 +40,8 @@ class Pace:
         self.answers_s = 0.0  # of calibration and post-processing, as expected
         self.spent_s: dict[str, float] = defaultdict(float)  # on what
         self._budget_s = budget_s
+        self._agree = agree
+        self._agreed = 0.0  # progress when the workers last looked
         self._started_s = time.monotonic()
 
     def go_on_from(self, step: int, elapsed_s: float, spent_s: Mapping[str, float]) -> None:
@@ -45,12 +62,20 @@ class Pace:
         """Returns the seconds of training so far, interruptions left out."""
         return time.monotonic() - self._started_s
 
+    def look(self) -> None:
+        """Looks at the clock with the other workers, who all have to, after the same steps."""
+        if self._budget_s is not None and self._agree:
+            self._agreed = self._agree(self._by_clock(self._budget_s))
+
     def progress(self) -> float:
-        """Returns 0 at the start, 1 at the end of the steps."""
-        if self._budget_s is not None:
-            for_steps_s = self._budget_s - self.held_back_s()
-            return min(1.0, self.elapsed_s() / for_steps_s) if for_steps_s > 0 else 1.0
-        return min(1.0, self.step / max(1, self.total_steps or 0))
+        """Returns 0 at the start, 1 at the end of the steps; of several workers as last agreed."""
+        if self._budget_s is None:
+            return min(1.0, self.step / max(1, self.total_steps or 0))
+        return self._agreed if self._agree else self._by_clock(self._budget_s)
+
+    def _by_clock(self, budget_s: float) -> float:
+        for_steps_s = budget_s - self.held_back_s()
+        return min(1.0, self.elapsed_s() / for_steps_s) if for_steps_s > 0 else 1.0
 
     def held_back_s(self) -> float:
         """Returns the seconds of a budget that are for what follows the last step."""

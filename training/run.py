@@ -31,25 +31,12 @@ def main(argv: list[str] | None = None) -> None:
                 f"`python -m evaluation.run RUN {config.model} --out DIR`"
             )
         if device.is_one_of_several():
-            _check_agreement(config)
+            if not config.name:
+                raise InputError("several workers need a --name for their common run directory")
             console.print("waiting for the other workers of TF_CONFIG")
         device.strategy()  # several workers must find each other before anything else
         _train(plan.make(config), sys.argv[1:] if argv is None else argv, console)
         device.meet()  # the chief would be told of workers that have left before it
-
-
-def _check_agreement(config: configs.TrainConfig) -> None:
-    """Refuses what several workers cannot do together.
-
-    Raises:
-      InputError: if they would disagree on the run directory, or on when to stop.
-    """
-    if not config.name:
-        raise InputError("several workers need a --name for their common run directory")
-    if config.minutes:
-        raise InputError(
-            "--minutes follows the clock, and those of several workers differ; give --epochs"
-        )
 
 
 def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -> None:
