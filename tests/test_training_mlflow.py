@@ -1,5 +1,6 @@
 import csv
 import itertools
+import math
 import sys
 
 import fake_mlflow
@@ -7,7 +8,7 @@ import pytest
 from rich import console as rich_console
 
 from data_pipeline.errors import InputError
-from training import fit, mlflow_log
+from training import config, fit, mlflow_log, plan
 from training.callbacks import AskedToStop, Interrupt
 
 
@@ -111,18 +112,32 @@ def test_an_experiment_that_was_deleted_is_refused_at_the_start(client, logged):
         pass
     number = only_run(client).info.experiment_id
     client.delete_experiment(number)
+    mlflow_log._connect.cache_clear()  # another command
     again = f"was deleted; bring it back by `mlflow experiments restore --experiment-id {number}`"
     with pytest.raises(InputError, match=again), logged():
         pass
+
+
+class Foreign(Exception):
+    """As boto3's, which are no OSError and none of MLflow's."""
+
+
+def refuse(*told, **more):
+    raise Foreign("no\n  room")
+
+
+NOT_TAKEN = "MLflow did not take it: no room"
+
+
+def said(caplog):
+    ours = [record for record in caplog.records if record.name == mlflow_log.__name__]
+    return [record.getMessage() for record in ours]
 
 
 @pytest.mark.parametrize("later", [True, False])
 def test_a_run_that_is_not_taken_at_first_ends_no_training(
     client, logged, monkeypatch, tmp_path, caplog, later
 ):
-    def refuse(*told, **more):
-        raise OSError("no room")
-
     (tmp_path / "config.json").write_text("{}")
     with monkeypatch.context() as context:
         context.setattr(type(client), "create_run", refuse)
@@ -132,19 +147,91 @@ def test_a_run_that_is_not_taken_at_first_ends_no_training(
             if later:
                 context.undo()
             log.on_epoch_end(1, {"loss": 1.0})
-    assert {record.getMessage() for record in caplog.records} == {"MLflow did not take it: no room"}
+    assert said(caplog) == [NOT_TAKEN, *(() if later else ("MLflow has not got this run",))]
     if later:
         run = only_run(client)
         told = client.get_metric_history(run.info.run_id, "loss")
-        assert (run.info.status, [(m.step, m.value) for m in told]) == ("FINISHED", [(1, 1.0)])
+        assert run.info.status == "FINISHED"
+        assert run.data.params == {"seed": "0"}
+        assert sorted((m.step, m.value) for m in told) == [(0, 2.0), (1, 1.0)]
 
 
-def test_what_a_store_does_not_take_later_ends_no_training(client, logged, monkeypatch, caplog):
-    def refuse(*told, **more):
-        raise OSError("no room")
-
-    monkeypatch.setattr(type(client), "log_batch", refuse)
-    with logged() as (log,):
-        log.on_epoch_end(0, {"loss": 1.0})
-    assert "MLflow did not take it: no room" in caplog.text
+def test_what_is_not_taken_ends_no_training_and_is_said_at_its_end(
+    client, make_plan, uri, monkeypatch, caplog
+):
+    for name in ("log_batch", "log_artifact"):
+        monkeypatch.setattr(type(client), name, refuse)
+    monkeypatch.setattr(mlflow_log, "_PAUSE_S", math.inf)
+    directory = train(make_plan("unlogged", mlflow=uri))
+    assert fit.is_finished(directory)
+    assert said(caplog) == [
+        NOT_TAKEN,
+        "MLflow has not got of this run: 2 x numbers of an epoch, settings, model_card.md, "
+        "curves.png, config.json",
+    ]
     assert only_run(client).info.status == "FINISHED"
+
+
+def test_one_epoch_that_is_not_taken_keeps_no_other_from_being_logged(
+    client, logged, monkeypatch, caplog
+):
+    log_batch = type(client).log_batch
+
+    def refuse_nan(self, run_id, metrics=(), **more):
+        if any(math.isnan(metric.value) for metric in metrics):
+            raise ValueError
+        log_batch(self, run_id, metrics=metrics, **more)
+
+    monkeypatch.setattr(type(client), "log_batch", refuse_nan)
+    monkeypatch.setattr(mlflow_log, "_PAUSE_S", 0.0)
+    with logged() as (log,):
+        log.on_epoch_end(0, {"loss": math.nan})
+        log.on_epoch_end(1, {"loss": 1.0})
+    assert said(caplog) == [
+        "MLflow did not take it: ValueError",
+        "MLflow has not got of this run: numbers of an epoch",
+    ]
+    told = client.get_metric_history(only_run(client).info.run_id, "loss")
+    assert [(m.step, m.value) for m in told] == [(1, 1.0)]
+
+
+def test_a_server_that_is_away_is_not_asked_after_every_epoch(client, logged, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        type(client), "log_batch", lambda *told, **more: asked.append(1) or refuse()
+    )
+    with logged() as (log,):
+        log.on_train_begin()
+        for epoch in range(100):
+            log.on_epoch_end(epoch, {"loss": 1.0})
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("error", [Foreign("no such host"), OSError("no such host")])
+def test_a_server_that_cannot_be_reached_is_refused_at_the_start(
+    client, make_plan, uri, monkeypatch, error
+):
+    def unreachable(self, name):
+        raise error
+
+    monkeypatch.setattr(type(client), "get_experiment_by_name", unreachable)
+    planned = make_plan("refused", mlflow=uri)
+    with pytest.raises(InputError, match=f"^--mlflow {uri}: no such host$"):
+        train(planned)
+    assert not planned.directory.exists()
+
+
+@pytest.mark.usefixtures("tiny_training")
+def test_a_server_that_goes_away_between_two_folds_ends_no_cross_validation(
+    client, phantoms, tmp_path, uri, monkeypatch, caplog
+):
+    settings = config.TrainConfig(
+        data=phantoms, runs=tmp_path / "runs", cache=tmp_path / "cache", name="cv", folds=2,
+        size=32, batch_size=4, precision="float32", epochs=1, mlflow=uri,
+    )  # fmt: skip
+    first, second = plan.make(settings)
+    train(first)
+    for name in ("get_experiment_by_name", "create_run"):
+        monkeypatch.setattr(type(client), name, refuse)
+    assert fit.is_finished(train(second))
+    assert said(caplog) == [NOT_TAKEN, "MLflow has not got this run"]

@@ -1,7 +1,8 @@
 """Logs a training to MLflow: its settings, numbers of each epoch, and at the end card and figure.
 
 Needs the extra `mlflow`, which is imported here alone and on request (`--mlflow URI`). What a
-server does not take later on is said and lost: no training ends because of its log.
+server or store does not take later on waits, and what it has not taken in the end is said and
+lost: no training ends because of its log.
 """
 
 import contextlib
@@ -9,7 +10,9 @@ import functools
 import logging
 import os
 import pathlib
+import textwrap
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +25,19 @@ EXPERIMENT = "lung-segmentation"
 _ID = "mlflow_run_id"  # in the run directory: what a resumed training goes on with
 _ARTIFACTS = ("model_card.md", "curves.png", "config.json")
 _LONGEST = 500  # characters of a parameter that every server takes
+
+# After what was not taken: each attempt may have to wait for a server that is away.
+_PAUSE_S = 60.0
+
+# What MLflow is told, where nobody told it otherwise: it would wait four minutes for a server
+# that does not answer, and report to its makers.
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -52,6 +68,29 @@ def logged(
     log.end("FINISHED", _ARTIFACTS)
 
 
+@functools.cache  # a server that goes away between two folds ends no cross-validation
+def _connect(uri: str) -> tuple[Any, Any, str]:
+    """Returns a client, MLflow's kinds of things to log, and the id of our experiment."""
+    for variable, value in _SETTINGS.items():
+        os.environ.setdefault(variable, value)
+    try:
+        import mlflow
+    except ImportError as error:
+        raise InputError("--mlflow needs: pip install --editable '.[mlflow]'") from error
+    try:
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(EXPERIMENT)
+        number = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+    except Exception as error:  # MlflowException, or whatever a store raises
+        raise InputError(f"--mlflow {uri}: {_one_line(error)}") from error
+    if found and found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"--mlflow {uri}: the experiment {EXPERIMENT} was deleted; bring it back by "
+            f"`mlflow experiments restore --experiment-id {number}`"
+        )
+    return client, mlflow.entities, number
+
+
 class _Log(keras.callbacks.Callback):
     """One run of MLflow, which a resumed training goes on with."""
 
@@ -61,31 +100,57 @@ class _Log(keras.callbacks.Callback):
         super().__init__()
         self._known, self._name, self._settings = directory / _ID, name, settings
         self._run_id = ""  # once it has begun
-        # Nobody asked for reports to MLflow's makers.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        try:
-            import mlflow
-        except ImportError as error:
-            raise InputError("--mlflow needs: pip install --editable '.[mlflow]'") from error
-        self._entities, self._refusal = mlflow.entities, mlflow.MlflowException
-        try:
-            self._client = mlflow.MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            self._experiment = (
-                found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
-            )
-        except (self._refusal, OSError) as error:
-            raise InputError(f"--mlflow {uri}: {_one_line(error)}") from error
-        if found and found.lifecycle_stage == "deleted":
-            raise InputError(
-                f"--mlflow {uri}: the experiment {EXPERIMENT} was deleted; bring it back by "
-                f"`mlflow experiments restore --experiment-id {self._experiment}`"
-            )
+        self._waiting: deque[tuple[str, Callable[[], Any]]] = deque()  # to be said, and what it is
+        self._refused = False  # whether anything was
+        self._pause_ends_s = 0.0
+        self._client, self._entities, self._experiment = _connect(uri)
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Begins a run, or goes on with that of the run directory."""
-        if not self._run_id:
-            self._tell(self._begin)
+        self._send()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Logs the numbers of an epoch, and what was not taken before."""
+        now_ms = int(1000 * time.time())
+        numbers = [
+            self._entities.Metric(name, float(value), now_ms, epoch)
+            for name, value in (logs or {}).items()
+        ]
+        say = functools.partial(self._log_batch, metrics=numbers)
+        self._waiting.append(("numbers of an epoch", say))
+        if time.monotonic() >= self._pause_ends_s:
+            self._send()
+
+    def end(self, status: str, artifacts: tuple[str, ...] = ()) -> None:
+        """Logs files of the run directory and how the training ended, if it had begun.
+
+        Says what MLflow has not got then.
+        """
+        if not self._run_id:  # what an earlier training logged is not ours to end
+            if self._refused:
+                _LOGGER.warning("MLflow has not got this run")
+            return
+        self._send()
+        missing = Counter(what for what, _ in self._waiting)
+        for path in map(self._known.with_name, artifacts):
+            say = functools.partial(self._client.log_artifact, self._run_id, str(path))
+            if path.exists() and not self._takes(say):
+                missing[path.name] += 1
+        if not self._takes(lambda: self._client.set_terminated(self._run_id, status)):
+            missing[f"its end ({status})"] += 1
+        told = [what if n == 1 else f"{n} x {what}" for what, n in missing.items()]
+        if told:
+            _LOGGER.warning("MLflow has not got of this run: %s", ", ".join(told))
+
+    def _send(self) -> None:
+        """Says what waits, until something is not taken, which then waits behind the rest."""
+        if not self._run_id and not self._takes(self._begin):
+            return
+        for _ in range(len(self._waiting)):
+            what, say = self._waiting.popleft()
+            if not self._takes(say):
+                self._waiting.append((what, say))
+                return
 
     def _begin(self) -> None:
         if self._known.exists():
@@ -100,35 +165,24 @@ class _Log(keras.callbacks.Callback):
             self._entities.Param(name, str(value)[:_LONGEST])
             for name, value in self._settings.items()
         ]
-        self._client.log_batch(self._run_id, params=told)
+        say = functools.partial(self._log_batch, params=told)
+        self._waiting.appendleft(("settings", say))
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Logs the numbers of an epoch."""
-        self.on_train_begin()  # a server that did not take the run may do so now
-        if not self._run_id:
-            return
-        now_ms = int(1000 * time.time())
-        numbers = [
-            self._entities.Metric(name, float(value), now_ms, epoch)
-            for name, value in (logs or {}).items()
-        ]
-        self._tell(lambda: self._client.log_batch(self._run_id, metrics=numbers))
+    def _log_batch(self, **told: Any) -> None:
+        self._client.log_batch(self._run_id, **told)
 
-    def end(self, status: str, artifacts: tuple[str, ...] = ()) -> None:
-        """Logs files of the run directory and how the training ended, if it had begun."""
-        if not self._run_id:  # what an earlier training logged is not ours to end
-            return
-        for path in map(self._known.with_name, artifacts):
-            if path.exists():
-                self._tell(functools.partial(self._client.log_artifact, self._run_id, str(path)))
-        self._tell(lambda: self._client.set_terminated(self._run_id, status))
-
-    def _tell(self, say: Callable[[], Any]) -> None:
+    def _takes(self, say: Callable[[], Any]) -> bool:
+        """Whether MLflow takes something; says once why it does not."""
         try:
             say()
-        except (self._refusal, OSError) as error:
-            logging.getLogger(__name__).warning("MLflow did not take it: %s", _one_line(error))
+        except Exception as error:  # stores raise boto3's, urllib3's and others' own
+            if not self._refused:
+                _LOGGER.warning("MLflow did not take it: %s", _one_line(error))
+            self._refused = True
+            self._pause_ends_s = time.monotonic() + _PAUSE_S
+            return False
+        return True
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return textwrap.shorten(str(error), _LONGEST) or type(error).__name__
