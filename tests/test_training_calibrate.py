@@ -58,12 +58,14 @@ def test_what_learning_will_take_is_told_from_two_cases(phantoms, monkeypatch):
             return np.full((1, *scan.shape), 0.2, np.float32)
 
     monkeypatch.setattr(calibrate, "Network", Slow)
-    network = Slow(tiny_network.build(SPEC, 0).network, SPEC)
-    known = cases.load(phantoms)
-    assert calibrate.expected_s(network, known[:10]) == pytest.approx(7 + 30 + 1.2 * 10 * 2 * 2)
+    network, known = tiny_network.build(SPEC, 0).network, cases.load(phantoms)
+    cost = calibrate.cost(network, SPEC, known[:10])
+    assert cost.of(10) == pytest.approx(7 + 30 + 1.2 * 10 * 2 * 2)
+    assert cost.of(5000) == pytest.approx(7 + 30 + 1.2 * calibrate.MOST_CASES * 2 * 2)
     assert Slow.asked == 2
-    assert calibrate.expected_s(network, []) == 0
-    assert calibrate.expected_s(network, known, calibration="none", cleaning="none") == 0
+    assert calibrate.cost(network, SPEC, []).of(0) == 0
+    off = calibrate.cost(network, SPEC, known, calibration="none", cleaning="none")
+    assert off.of(12) == 0
 
 
 def test_the_case_that_is_timed_has_as_many_labels_as_any(phantoms, monkeypatch):
@@ -76,7 +78,8 @@ def test_the_case_that_is_timed_has_as_many_labels_as_any(phantoms, monkeypatch)
     monkeypatch.setattr(calibrate, "hear", hear)
     both = next(case for case in known if case.infection_mask)
     lung = dataclasses.replace(both, infection_mask=None)
-    calibrate.expected_s(tiny_network.build(), [lung, both, lung, lung], cleaning="none")
+    network = tiny_network.build()
+    calibrate.cost(network.network, network.spec, [lung, both, lung, lung], cleaning="none")
     assert asked == [[lung], [both]]
 
 

@@ -1,3 +1,4 @@
+import collections
 import csv
 import dataclasses
 import itertools
@@ -17,8 +18,8 @@ from rich import console as rich_console
 from data_pipeline import cases
 from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
-from models import segmenter
-from training import backup, calibrate, cleanup, config, fit, plan
+from models import segmenter, zoo
+from training import backup, budget, calibrate, cleanup, config, fit, plan
 from training.callbacks import AskedToStop, Interrupt
 
 pytestmark = pytest.mark.usefixtures("tiny_training")
@@ -168,7 +169,9 @@ def test_a_budget_of_minutes_ends_a_run_and_its_seconds_are_told(make_plan):
     assert parts == pytest.approx(timings["total"], abs=0.3)  # of rounding
 
 
-def test_calibration_and_post_processing_end_within_the_budget(make_plan, monkeypatch):
+@pytest.fixture
+def train_for_a_minute(make_plan, monkeypatch):
+    """Trains, and returns config.json, where steps and answers take seconds to be counted."""
     now = [1000.0]
 
     def passes(seconds, does):
@@ -185,17 +188,52 @@ def test_calibration_and_post_processing_end_within_the_budget(make_plan, monkey
         (cleanup, "learn", 1.0),
     ):
         monkeypatch.setattr(owner, name, passes(seconds, getattr(owner, name)))
-    with monkeypatch.context() as clock:
-        clock.setattr(time, "monotonic", lambda: now[0])
-        directory = train(make_plan("planned", epochs=None, minutes=1))
-    settings = json.loads((directory / "config.json").read_text())
+
+    def train_for_a_minute():
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "monotonic", lambda: now[0])
+            directory = train(make_plan("planned", epochs=None, minutes=1))
+        return json.loads((directory / "config.json").read_text())
+
+    return train_for_a_minute
+
+
+def test_calibration_and_post_processing_end_within_the_budget(train_for_a_minute):
+    settings = train_for_a_minute()
     timings = settings["timings_s"]
-    assert timings["planning"] == 2 * 2 + 4 + 4 + 1  # folded once to be given, once to be timed
+    assert timings["planning"] == 2 + 4 + 4 + 1
     assert timings["calibration"] == 2 + 2 * 4 + 1  # two validation cases
     # Held back for them: 2 s to fold, 4 s for the first answer and twice 1.2 times 5 s a case,
     # since a threshold that is kept asks for all of them once more.
-    assert settings["steps"] == pytest.approx((60 - 13 - 30) / 0.5, abs=2)
+    assert settings["steps"] == pytest.approx((60 - 11 - 30) / 0.5, abs=2)
     assert timings["total"] == pytest.approx(60 - 30 + 11, abs=1)
+    assert settings["answers"]["learnt_from"] == "2 validation cases"
+
+
+def test_a_small_budget_is_spent_on_steps_rather_than_on_all_of_validation(
+    train_for_a_minute, monkeypatch
+):
+    monkeypatch.setattr(budget, "_LEAST_CASES", 1)
+    settings = train_for_a_minute()
+    # 6 s until the first answer and 12 s a case: of the 49 s, one takes more than a quarter.
+    assert settings["timings_s"]["calibration"] == 2 + 4 + 1
+    assert settings["steps"] == pytest.approx((60 - 11 - 18) / 0.5, abs=2)
+    told = settings["answers"]
+    assert told["learnt_from"] == "1 of 2 validation cases, for want of time"
+    assert told["calibration"]["lung"]["cases"] == 1
+
+
+def test_a_network_is_built_twice_and_folded_twice(train_for_a_minute, monkeypatch):
+    counts = collections.Counter()
+
+    def counted(name, does):
+        return lambda *told: counts.update([name]) or does(*told)
+
+    monkeypatch.setitem(zoo.NETWORKS, "unet", counted("built", zoo.NETWORKS["unet"]))
+    monkeypatch.setattr(segmenter.folding, "fold", counted("folded", segmenter.folding.fold))
+    train_for_a_minute()
+    # In float32 to be described, timed and saved, and to be trained; timed, and asked in the end.
+    assert counts == {"built": 2, "folded": 2}
 
 
 def test_a_half_written_backup_is_not_taken_for_one(tmp_path):
@@ -300,9 +338,9 @@ def test_a_budget_that_ends_before_the_first_step_is_refused(make_plan):
 
 
 def test_a_budget_that_is_held_back_whole_trains_no_network(make_plan, monkeypatch):
-    monkeypatch.setattr(calibrate, "expected_s", lambda *told, **more: 700)
+    monkeypatch.setattr(calibrate, "cost", lambda *told, **more: calibrate.Cost(700.0, 0.0))
     planned = make_plan("none", epochs=None, minutes=10)
-    told = r"70\d s are held back .*\(700 s .*\); give it more than 1\d.*, or --calibration none"
+    told = r"7\d\d s are held back .*\(700 s .*\); give it more than 1\d.*, or --calibration none"
     with pytest.raises(InputError, match=told):
         train(planned)
     assert not fit.is_finished(planned.directory)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from rich import console as rich_console
 
 from data_pipeline import quiet_tensorflow  # noqa: F401 - before TensorFlow is imported
@@ -59,6 +60,23 @@ class Fitted:
     told: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """About how many seconds `learn` takes, its network made anew for it."""
+
+    first_s: float  # for the network, and the first answer
+    a_case_s: float
+
+    def of(self, count: int) -> float:
+        """Returns the seconds for as many cases."""
+        return self.first_s + self.a_case_s * min(count, MOST_CASES)
+
+
+def spread(cases: Sequence[Case], count: int) -> list[Case]:
+    """Returns as many cases, spread over all."""
+    return [cases[i * len(cases) // count] for i in range(count)]
+
+
 def hear(network: Network, cases: Sequence[Case], *, outlines: bool) -> Heard:
     """Asks a network for up to MOST_CASES cases.
 
@@ -74,8 +92,7 @@ def hear(network: Network, cases: Sequence[Case], *, outlines: bool) -> Heard:
     evidence = tuple(Evidence() for _ in spec.labels)
     tallies: tuple[list[Tally], ...] = tuple([] for _ in spec.labels)
     outlined = []
-    count = min(len(cases), MOST_CASES)
-    for case in [cases[i * len(cases) // count] for i in range(count)]:
+    for case in spread(cases, min(len(cases), MOST_CASES)):
         scan = case_files.read_scan(case)
         truth = case_files.read_mask(case, spec.labels, scan.shape)
         values = network.probabilities(scan)
@@ -141,20 +158,22 @@ def _above_thresholds(
     return spec, list(chosen.values())
 
 
-def expected_s(
-    network: Network, cases: Sequence[Case], *, calibration: str = "fit", cleaning: str = "learn"
-) -> float:
-    """Returns about how many seconds `learn` will take, its network made anew for it.
-
-    From what two of the cases took: the first, and one with as many labels as any.
-    """
+def cost(
+    network: keras.Model,
+    spec: InputSpec,
+    cases: Sequence[Case],
+    *,
+    calibration: str = "fit",
+    cleaning: str = "learn",
+) -> Cost:
+    """Returns what two of the cases took: the first, and one with as many labels as any."""
     if not cases or (calibration, cleaning) == ("none", "none"):
-        return 0.0
+        return Cost(0.0, 0.0)
     outlines = cleaning == "learn"
-    annotated = [len(case.annotated(network.spec.labels)) for case in cases]
+    annotated = [len(case.annotated(spec.labels)) for case in cases]
     dearest = [case for case, n in zip(cases, annotated, strict=True) if n == max(annotated)]
     began_s = time.monotonic()
-    asked = Network(network.network, _plain(network.spec))  # anew: folding is part of it
+    asked = Network(network, _plain(spec))  # folding is part of it
     hear(asked, cases[:1], outlines=outlines)  # the first answer builds the graph
     built_s = time.monotonic()
     heard = hear(asked, [dearest[len(dearest) // 2]], outlines=outlines)
@@ -162,7 +181,7 @@ def expected_s(
         cleanup.learn(heard.outlined, asked.spec)
     a_case_s = time.monotonic() - built_s
     passes = 2 if outlines else 1  # once more where a threshold is kept
-    return built_s - began_s + _SLOWER * passes * a_case_s * min(len(cases), MOST_CASES)
+    return Cost(built_s - began_s, _SLOWER * passes * a_case_s)
 
 
 def learn_folds(

@@ -17,6 +17,9 @@ from training import backup
 from training.averaging import Average
 from training.pace import Pace
 
+# The first builds the graph of a step, and what follows it those of averages.
+_BUILDING_STEPS = 2
+
 
 class AskedToStop(KeyboardInterrupt):
     """Ctrl-C, obeyed between two steps: weights and counted steps agree."""
@@ -35,7 +38,8 @@ class Schedule(keras.callbacks.Callback):
         super().__init__()
         self._pace, self._highest = pace, highest
         self._steps_an_epoch, self._validation_batches = steps_an_epoch, validation_batches
-        self._began: tuple[int, float] | None = None  # step and time after the first step
+        self._steps = 0  # of this process
+        self._began_s = 0.0  # after the steps that build graphs
         self._ended_s: float | None = None
         self._validating_s = 0.0
         self._diverged = False
@@ -53,12 +57,12 @@ class Schedule(keras.callbacks.Callback):
         """Counts the step."""
         pace, now_s = self._pace, time.monotonic()
         pace.step += 1
-        if self._began is None:
-            self._began = pace.step, now_s  # the first step's seconds are the graph's
+        self._steps += 1
+        if self._steps <= _BUILDING_STEPS:
+            self._began_s = now_s
         elif self._ended_s is None:  # before the first validation, take it for as long as training
-            first, began_s = self._began
-            seconds_a_step = (now_s - began_s) / (pace.step - first)
-            pace.validation_s = self._validation_batches * seconds_a_step
+            pace.step_s = (now_s - self._began_s) / (self._steps - _BUILDING_STEPS)
+            pace.validation_s = self._validation_batches * pace.step_s
         pace.look()
         self._diverged = not math.isfinite((logs or {}).get("loss", 0.0))
         at_end = pace.step % self._steps_an_epoch == 0 or pace.progress() >= 1

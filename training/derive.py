@@ -9,8 +9,6 @@ import subprocess
 import keras
 
 from data_pipeline import intensity
-from data_pipeline.spec import InputSpec
-from models import zoo
 from training import device
 from training.config import TrainConfig
 from training.fingerprint import Fingerprint
@@ -72,12 +70,16 @@ def side(found: Fingerprint, kind: str) -> int:
     return max(_LEAST_SIDE, min(fitting, _MOST_SIDE[kind]))
 
 
-def batch(config: TrainConfig, spec: InputSpec) -> TrainConfig:
-    """Returns the configuration with the batch size filled in where left open."""
+def batch(config: TrainConfig, network: keras.Model, free: int | None) -> TrainConfig:
+    """Returns the configuration with the batch size filled in where left open.
+
+    Args:
+      config: as the user gave it.
+      network: that will be trained.
+      free: bytes of one device; None if not known.
+    """
     if config.batch_size:
         return config
-    free = free_bytes(device.kind())  # before TensorFlow takes what there is of a GPU
-    network = zoo.NETWORKS[config.model](spec)
     size = batch_size(sample_bytes(network), device.kind(), free)
     return dataclasses.replace(config, batch_size=size)
 

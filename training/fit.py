@@ -16,7 +16,17 @@ from data_pipeline import batches, frames, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from models import members, segmenter, zoo
-from training import calibrate, callbacks, device, losses, metrics, mlflow_log, record, watching
+from training import (
+    budget,
+    calibrate,
+    callbacks,
+    device,
+    losses,
+    metrics,
+    mlflow_log,
+    record,
+    watching,
+)
 from training.averaging import Average, SharedStatistics
 from training.config import DEFAULT_EPOCHS
 from training.pace import Pace
@@ -51,6 +61,7 @@ class _Setup:
     validation: frames.Store | None
     validation_tiles: int
     batch_size: int  # a step, of all devices together
+    asked: list[Case]  # of validation, to learn from the answers to in the end
     pace: Pace
 
     @property
@@ -72,10 +83,10 @@ def train(plan: Plan, console: rich_console.Console) -> None:
       Interrupted: on Ctrl-C, with the state saved.
     """
     # The clock of a budget starts here: decoding and graph building are part of the wait.
-    budget = plan.config.minutes
+    minutes = plan.config.minutes
     pace = Pace(
         None,
-        None if budget is None else 60 * budget,
+        None if minutes is None else 60 * minutes,
         device.as_first_worker if device.is_one_of_several() else None,
     )
     name = str(plan.directory.relative_to(plan.config.runs))
@@ -160,8 +171,11 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         )
         watched = _compile(model, plan)
         average = Average(model, config.ema)
-    # The end of a run builds the network once more, in float32, and saving takes about as long.
+    # To write the network and draw the curves takes about as long.
     pace.saving_s = 2 * pace.spent_s["building"]
+    asked = plan.part("validation")
+    if config.minutes and device.is_chief():  # whose clock all go by, and who will ask
+        asked = budget.hold_back(plan, pace)
     setup = _Setup(
         strategy=strategy,
         model=model,
@@ -172,25 +186,12 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         validation=validation,
         validation_tiles=batches.tiles_of_validation(validation, plan.spec) if validation else 0,
         batch_size=config.batch_size * config.accumulate * strategy.num_replicas_in_sync,
+        asked=asked,
         pace=pace,
     )
-    if config.minutes and device.is_chief():  # whose clock all go by, and who will ask
-        _plan_answers(plan, pace)
-    elif not config.minutes:
+    if not config.minutes:
         pace.total_steps = (config.epochs or DEFAULT_EPOCHS) * setup.steps_an_epoch
     return setup
-
-
-def _plan_answers(plan: Plan, pace: Pace) -> None:
-    """Holds back what learning from the answers to validation will take, measured now."""
-    with pace.timed("planning"):
-        network = _under("float32", lambda: zoo.NETWORKS[plan.config.model](plan.spec))
-        pace.answers_s = calibrate.expected_s(
-            segmenter.Network(network, plan.spec),
-            plan.part("validation"),
-            calibration=plan.config.calibration,
-            cleaning=plan.config.cleaning,
-        )
 
 
 def _reading(
@@ -246,7 +247,9 @@ def _fit(
     if resumed and (pace.progress() >= 1 or best.is_out_of_patience(first_epoch - 1)):
         return  # interrupted after its last step: only to be finished
     if pace.progress() >= 1:
-        raise _no_time_to_train(plan, pace)
+        raise budget.no_time(plan, pace)
+    if config.minutes and chief:
+        budget.introduce(plan, pace, len(setup.asked), console)
     training, validation = _streams(plan, setup)
     interrupt = callbacks.Interrupt()
     watchers = [
@@ -292,22 +295,6 @@ def _saver(plan: Plan, setup: _Setup, best: callbacks.Best) -> callbacks.Backup:
         running=[variable for metric in setup.watched for variable in metric.variables],
         # Several workers read these variables together, and their clocks differ.
         every_s=math.inf if device.is_one_of_several() else plan.config.backup_seconds,
-    )
-
-
-def _no_time_to_train(plan: Plan, pace: Pace) -> InputError:
-    """Says where a budget went that is over before the first step."""
-    if not device.is_chief():
-        return InputError("the first worker has no time left for a first step, and says why")
-    elapsed_s, held_back_s = pace.elapsed_s(), pace.held_back_s()
-    needed = math.ceil((elapsed_s + held_back_s) / 6) / 10
-    without = ", or --calibration none --cleaning none" if pace.answers_s else ""
-    return InputError(
-        f"--minutes {plan.config.minutes:g} leaves no time for a first step: {elapsed_s:.0f} s "
-        f"passed while the data was read and the network built, and {held_back_s:.0f} s are held "
-        f"back for what follows the last step ({pace.answers_s:.0f} s of them for calibration and "
-        f"post-processing); give it more than {needed:g}{without} (under the same --name with "
-        "--overwrite)"
     )
 
 
@@ -379,6 +366,7 @@ def _shown(
         ),
         watching.HyperParameters(logs, dataclasses.asdict(config), directory.name),
         watching.Progress(setup.pace, console),
+        *([budget.Outlook(setup.pace, setup.steps_an_epoch, console)] if config.minutes else ()),
     ]
     if setup.validation:
         example = next(
@@ -395,21 +383,23 @@ def _finish(plan: Plan, setup: _Setup) -> None:
         if best.exists():
             setup.model.network.load_weights(best)
         weights = setup.model.network.get_weights()
-    network = _under("float32", lambda: zoo.NETWORKS[plan.config.model](plan.spec))
-    network.set_weights(weights)
+    plan.network.set_weights(weights)
     history = plan.directory / "history.csv"
     if history.exists():
         watching.draw_curves(history, plan.directory / "curves.png")
     with setup.pace.timed("calibration"):
         fitted = calibrate.learn(
-            segmenter.Network(network, plan.spec),
-            plan.part("validation"),
+            segmenter.Network(plan.network, plan.spec),
+            setup.asked,
             calibration=plan.config.calibration,
             cleaning=plan.config.cleaning,
         )
+    told = fitted.told
+    if few := budget.fewer(plan, len(setup.asked)):
+        told = told | {"learnt_from": few}
     fitted.spec.save(plan.directory / "spec.json")
-    record.finish(plan, network, setup.pace, fitted.spec, fitted.told)
-    segmenter.save(plan.directory, network)  # last: with it the run counts as finished
+    record.finish(plan, plan.network, setup.pace, fitted.spec, told)
+    segmenter.save(plan.directory, plan.network)  # last: with it the run counts as finished
     best.unlink(missing_ok=True)
     shutil.rmtree(plan.directory / "backup", ignore_errors=True)
 

@@ -34,6 +34,7 @@ class Pace:
           agree: of several workers, gives all of them the progress that one of them sees.
         """
         self.step = 0
+        self.step_s = 0.0  # as the last ones took, on average
         self.total_steps = total_steps
         self.validation_s = 0.0  # as the last one took, with all that comes after an epoch
         self.saving_s = 0.0  # as expected
@@ -82,7 +83,9 @@ class Pace:
         return self.validation_s + self.saving_s + self.answers_s
 
     def left_s(self) -> float:
-        """Returns the seconds that remain, judged by the pace so far."""
+        """Returns the seconds that remain for steps; of counted ones judged by the pace so far."""
+        if self._budget_s is not None:
+            return max(0.0, self._budget_s - self.held_back_s() - self.elapsed_s())
         done = self.progress()
         return math.inf if done == 0 else self.elapsed_s() * (1 - done) / done
 

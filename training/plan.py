@@ -6,11 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+import keras
+
 from data_pipeline import augment, cases, labels, raster, split, tta
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
-from training import derive, fingerprint, geometry_plan
+from models import zoo
+from training import derive, device, fingerprint, geometry_plan
 from training.config import TrainConfig
 from training.fingerprint import Fingerprint
 
@@ -40,6 +43,8 @@ class Plan:
     splits: dict[str, str]  # case id to train, validation or test
     policy: augment.Policy
     fingerprint: Fingerprint  # of the cases to learn from
+    # In float32 and untrained: to be described and timed, and saved with the trained weights.
+    network: keras.Model
 
     def part(self, name: str) -> list[Case]:
         """Returns the cases of a split."""
@@ -67,11 +72,13 @@ def make(config: TrainConfig) -> list[Plan]:
     found = fingerprint.take(learnt, labels.parse(config.labels), config.seed)
     config = derive.frame(config, found, units)
     spec = _spec(config, chosen, units, found)
-    config = derive.batch(config, spec)
+    free = derive.free_bytes(device.kind())  # before the network takes what there is of a GPU
+    network = zoo.NETWORKS[config.model](spec)
+    config = derive.batch(config, network, free)
     policy = augment.XRAY if config.modality == "XR" else augment.CT
     policy = geometry_plan.suited(policy, spec.shape)
     return [
-        Plan(config, where, spec, chosen, splits, policy, found)
+        Plan(config, where, spec, chosen, splits, policy, found, network)
         for where, splits in divided.items()
     ]
 

@@ -86,7 +86,6 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
     unknown = sum(not case.patient_id for case in one.cases)
     counts = Counter(one.splits.values())
     shares = ", ".join(f"{counts[name]} {name}" for name in ("train", "validation", "test"))
-    network = zoo.NETWORKS[config.model](spec)
     console.print(
         f"data        {config.data}: {len(one.cases)} {spec.modality} cases of {patients} patients"
     )
@@ -96,7 +95,7 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
             f"            {unknown} cases name no patient: that two of one patient lie on both "
             "sides cannot be excluded"
         )
-    console.print(f"model       {config.model}, {network.count_params():,} parameters")
+    console.print(f"model       {config.model}, {one.network.count_params():,} parameters")
     console.print(f"labels      {', '.join(spec.labels)}")
     window = (
         f"window {spec.window} {spec.units}" if spec.window else f"percentiles {spec.percentiles}"
