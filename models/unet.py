@@ -49,3 +49,8 @@ def build(
         x = keras.layers.add([x, skip])
         x = layers.double_conv(x, widths[level], name=layers.decoder_level(level))
     return keras.Model(inputs, layers.head(x, spec.labels), name=name)
+
+
+def residual(spec: InputSpec) -> keras.Model:
+    """Returns the U-Net with residual blocks (arXiv:1512.03385) in its encoder; as `build`."""
+    return build(spec, block=layers.residual, name="unet_residual")

@@ -4,6 +4,7 @@ from models import cnn, light, threshold, unet
 
 NETWORKS = {  # trained and exported; each builds a keras.Model from an InputSpec
     "unet": unet.build,
+    "unet_residual": unet.residual,
     "light": light.build,
     "cnn": cnn.build,
 }
