@@ -24,7 +24,7 @@ def test_the_training_command_uses_only_flags_that_training_knows(tmp_path):
         done = subprocess.run(
             [sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, check=False
         )
-        epochs = 24 if task.modality == "XR" else 32
+        epochs = 24 if task.modality == "XR" else 56
         assert done.stdout.split() == [
             "unet", task.modality, task.label, str(task.folds), str(epochs),
             f"benchmark-{task.name}-unet",
