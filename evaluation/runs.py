@@ -8,6 +8,7 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+from data_pipeline import spec as specs
 from data_pipeline import split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
@@ -68,6 +69,7 @@ class Run:
             "folds": len(self.folds) if self.fold_of else 0,
             "network_sha256": [_sha256(fold / members.WEIGHTS) for fold in self.folds],
             "spec": dataclasses.asdict(self.spec),
+            "fold_thresholds": [specs.load(fold / "spec.json").above for fold in self.folds],
             "config": dict(self.config),
             "members": [str(member.path) for member in self.members],
         }

@@ -14,7 +14,13 @@ from evaluation.summary import LabelSummary, Summary
 
 HEADER = ("Model", "Label", "Accuracy", "Loss", "Dice (95 % interval)", "Cases", "Patients")
 _NAMES = ("Task", *HEADER[:2])  # columns of text
-MODELS = {"unet": "U-Net", "light": "light U-Net", "cnn": "CNN", "threshold": "Thresholding"}
+MODELS = {
+    "unet": "U-Net",
+    "unet_residual": "residual U-Net",
+    "light": "light U-Net",
+    "cnn": "CNN",
+    "threshold": "Thresholding",
+}
 NOTE = "Means over cases; interval: bootstrap of patients. Loss: nats per pixel."
 
 

@@ -64,8 +64,8 @@ def _mean(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def calibrated(probabilities: tf.Tensor, temperatures: Sequence[float]) -> tf.Tensor:
     """Divides the logits of (n, *shape, labels) by a temperature a label (arXiv:1706.04599).
 
-    One half stays one half, so a mask of the same grid stays what it is. Without temperatures
-    the probabilities stay as they are.
+    One half stays one half, and so does a mask at one half on the same grid. Without
+    temperatures the probabilities stay as they are.
     """
     if not temperatures:
         return probabilities

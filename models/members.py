@@ -16,6 +16,8 @@ from data_pipeline.spec import InputSpec
 
 WEIGHTS = "network.keras"  # in a run directory, beside spec.json
 
+_MERGED = ("temperatures", "thresholds")  # fields in which members may differ
+
 
 def directories(runs: Sequence[pathlib.Path]) -> tuple[pathlib.Path, ...]:
     """Returns the directory of each network of some runs, folds in order.
@@ -71,8 +73,10 @@ def common_spec(networks: Sequence[pathlib.Path], choice: str | None = None) -> 
                     f"{networks[0]} and {directory} cannot be averaged: {field.name} is {here} "
                     f"in the one and {there} in the other{_WAY_OUT.get(field.name, '')}"
                 )
-    if any(spec.thresholds for spec in read):
-        first = dataclasses.replace(first, thresholds=_mean([spec.above for spec in read]))
+    if len(read) > 1 and any(spec.thresholds for spec in read):
+        of_labels = zip(*(spec.above for spec in read), strict=True)
+        mean = tuple(sum(several) / len(several) for several in of_labels)
+        first = dataclasses.replace(first, thresholds=mean)
     if not any(spec.temperatures for spec in read):
         return first
     as_it_says = ((1.0,) * len(first.labels),)
@@ -80,18 +84,8 @@ def common_spec(networks: Sequence[pathlib.Path], choice: str | None = None) -> 
     return dataclasses.replace(first, temperatures=tuple(rows))
 
 
-def _mean(thresholds: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Returns the mean of each label, held to what a float32 is exactly."""
-    means = (sum(several) / len(several) for several in zip(*thresholds, strict=True))
-    return tuple(round(mean * _FINE) / _FINE for mean in means)
-
-
-_MERGED = ("temperatures", "thresholds")
-
-_FINE = 2**16
-
 _WAY_OUT = {
-    "cleaning": "; `python -m training.calibrate RUN --cleaning none` takes it from a run",
+    "cleaning": "; `python -m training.calibrate RUN --cleaning threshold` takes it from a run",
     "flips": "; --tta says it for all of them",
     "scales": "; --tta says it for all of them",
     "shape": "; train both with the same --size and --tile",

@@ -36,12 +36,13 @@ def known(folder):
 
 @pytest.fixture(scope="module")
 def run_paths(folder, known):
-    for seed, temperatures in enumerate([(1.5, 0.8), (2.0, 1.2)]):
+    learnt = [((1.5, 0.8), (0.375, 0.5)), ((2.0, 1.2), (0.3, 0.4))]
+    for seed, (temperatures, thresholds) in enumerate(learnt):
         run = folder / f"run{seed}"
         run.mkdir()
         network = tiny_network.build(seed=seed)
         spec = dataclasses.replace(
-            network.spec, temperatures=(temperatures,), thresholds=(0.375, 0.5), cleaning=RULES
+            network.spec, temperatures=(temperatures,), thresholds=thresholds, cleaning=RULES
         )
         spec.save(run / "spec.json")
         segmenter.save(run, network.network)
@@ -61,7 +62,7 @@ def exported(folder, run_paths):
 def test_the_spec_of_an_export_says_all_that_is_done(exported, run_paths):
     served = saved_model.load(exported / "1")
     assert served.spec.temperatures == ((1.5, 0.8), (2.0, 1.2))
-    assert served.spec.thresholds == (0.375, 0.5)
+    assert served.spec.thresholds == ((0.375 + 0.3) / 2, (0.5 + 0.4) / 2)
     assert served.spec.cleaning == RULES
     assert (served.spec.flips, served.spec.scales) == (((1,),), tta.SCALES)
     proof = json.loads((exported / "1" / "assets.extra" / "parity.json").read_text())

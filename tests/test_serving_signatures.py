@@ -19,7 +19,7 @@ from serving import signatures
 
 @pytest.fixture(scope="module")
 def network():
-    return tiny_network.build(dataclasses.replace(tiny_network.XRAY, thresholds=(0.5, 0.375)))
+    return tiny_network.build(dataclasses.replace(tiny_network.XRAY, thresholds=(0.5, 0.3)))
 
 
 @pytest.fixture(scope="module")

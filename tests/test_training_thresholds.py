@@ -29,10 +29,15 @@ def test_dice_at_each_threshold_is_that_of_the_mask_above_it():
 
 
 def test_dice_is_of_the_answer_divided_by_its_temperature():
-    # logit(0.9) / 2 = ln 3, which is 0.75: above 0.71875 (23 / 32), below 0.78125 (25 / 32).
-    found = dict(zip(CHOICES, tally("p", [0.9, 0.1], [True, False]).dice(2.0), strict=True))
-    assert found[23 / 32] == 1
-    assert found[25 / 32] == 0
+    # logit(0.1) / 2 = -ln 3, which is 0.25: above 0.21875 (7 / 32), below 0.28125 (9 / 32).
+    found = dict(zip(CHOICES, tally("p", [0.1, 0.01], [True, False]).dice(2.0), strict=True))
+    assert found[7 / 32] == 1
+    assert found[9 / 32] == 0
+
+
+def test_one_half_is_one_half():
+    found = dict(zip(CHOICES, tally("p", [0.5, 0.501], [True, True]).dice(1.0), strict=True))
+    assert found[0.5] == pytest.approx(2 / 3)  # one of two is above it
 
 
 def test_a_case_with_nothing_to_find_counts_one_where_nothing_is_found():
@@ -43,7 +48,7 @@ def test_a_case_with_nothing_to_find_counts_one_where_nothing_is_found():
 def test_a_lower_threshold_is_kept_where_it_raises_the_dice_of_every_patient():
     choice = thresholds.learn("infection", [hesitant(n) for n in range(8)])
     assert choice.kept
-    assert choice.used == choice.threshold < 0.4
+    assert choice.used == choice.threshold == 12 / 32  # the highest below 0.4
     # Case 0 at one half: 50 found of 80. Below 0.4: 90 found, 80 of them right.
     only = thresholds.learn("infection", [hesitant(0)])
     assert only.before == pytest.approx(2 * 50 / (50 + 80))
@@ -73,7 +78,3 @@ def test_where_one_half_is_best_it_stays():
     choice = thresholds.learn("lung", sure)
     assert choice.before == choice.after == 1
     assert choice.used == 0.5
-
-
-def test_every_choice_is_a_float32():
-    np.testing.assert_array_equal(CHOICES, CHOICES.astype(np.float32))

@@ -127,9 +127,10 @@ def learn(
     if calibration == "fit":
         spec = _at_temperatures(spec, heard.evidence)
         told["calibration"] = _gains(spec, heard.evidence)
-    if cleaning == "learn":
+    if cleaning != "none":
         spec, chosen = _above_thresholds(spec, heard.tallies)
         told["thresholds"] = [dataclasses.asdict(choice) for choice in chosen]
+    if cleaning == "learn":
         if spec.thresholds:  # masks are other ones now
             heard = hear(Network(network.network, spec), cases, outlines=True)
         spec, tried = cleanup.learn(heard.outlined, spec)
@@ -177,11 +178,15 @@ def cost(
     hear(asked, cases[:1], outlines=outlines)  # the first answer builds the graph
     built_s = time.monotonic()
     heard = hear(asked, [dearest[len(dearest) // 2]], outlines=outlines)
+    heard_s = time.monotonic()
     if outlines:
         cleanup.learn(heard.outlined, asked.spec)
-    a_case_s = time.monotonic() - built_s
-    passes = 2 if outlines else 1  # once more where a threshold is kept
-    return Cost(built_s - began_s, _SLOWER * passes * a_case_s)
+    cleaned_s = time.monotonic()
+    # Where a threshold is kept, cleaning is learnt on masks that are asked for once more.
+    enough = len({case.patient for case in cases}) >= thresholds.FEWEST_PATIENTS
+    passes = 2 if outlines and enough else 1
+    a_case_s = passes * (heard_s - built_s) + cleaned_s - heard_s
+    return Cost(passes * (built_s - began_s), _SLOWER * a_case_s)
 
 
 def learn_folds(
@@ -194,7 +199,8 @@ def learn_folds(
     """Returns what the held-out cases of a cross-validation teach.
 
     Temperatures and thresholds of a fold come from the cases that the other folds held out, so
-    that the cases it is scored on have no part in them. Rules of cleaning are not learnt.
+    that the cases it is scored on are no evidence for them (the networks that answered have been
+    trained on those cases, though). Rules of cleaning are not learnt.
     """
     if (calibration, cleaning) == ("none", "none"):
         return [Fitted(_plain(n.spec), {"learnt_from": _SWITCHED_OFF}) for n in networks]
@@ -208,7 +214,7 @@ def learn_folds(
             spec = _at_temperatures(spec, _pooled([one.evidence for one in others]))
             told["calibration"] = _gains(spec, heard[number].evidence)
             told["learnt_from"] += "; gains of temperatures are on this fold's own"
-        if cleaning == "learn":
+        if cleaning != "none":
             spec, chosen = _above_thresholds(spec, _pooled([one.tallies for one in others]))
             told["thresholds"] = [dataclasses.asdict(choice) for choice in chosen]
         fitted.append(Fitted(spec, told))

@@ -20,7 +20,7 @@ from training.geometry_plan import Geometry
 
 DEFAULT_EPOCHS = 24
 CALIBRATION = ("fit", "none")
-CLEANING = ("learn", "none")
+CLEANING = ("learn", "threshold", "none")
 _RUNS = pathlib.Path("runs")
 
 
@@ -59,7 +59,9 @@ class TrainConfig:
     )  # fmt: skip
     calibration: str = _flag("fit", "a temperature a label, on validation", choices=CALIBRATION)
     cleaning: str = _flag(
-        "learn", "threshold and post-processing, where validation gains", choices=CLEANING
+        "learn",
+        "a threshold and post-processing, or the former only, where validation gains",
+        choices=CLEANING,
     )
     batch_size: int = _flag(0, "samples a step and device; 0: as memory allows")
     accumulate: int = _flag(1, "batches a step, one after the other: large batches, small memory")

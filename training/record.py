@@ -19,7 +19,7 @@ import keras
 from data_pipeline import read, remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
-from data_pipeline.spec import InputSpec
+from data_pipeline.spec import THRESHOLD, InputSpec
 from training import device
 from training.pace import Pace
 from training.plan import Plan
@@ -129,6 +129,7 @@ def gains(told: Mapping[str, Any]) -> list[str]:
     lines += [
         f"{one['label']}: threshold {one['threshold']:.3g} instead of 0.5 {_fate(one)}"
         for one in told.get("thresholds", [])
+        if one["threshold"] != THRESHOLD
     ]
     lines += [
         f"{one['label']}: {_rule(one['rule'])} {_fate(one)}" for one in told.get("cleaning", [])
