@@ -30,6 +30,7 @@ from data_pipeline import ports
 from data_pipeline.errors import InputError
 from serving.server import flags as server_flags
 from serving.server import metrics, predict, server, status, warmup
+from serving.server.batching import Parameters
 from serving.server.servable import LoadOptions, Servable
 
 
@@ -389,15 +390,28 @@ def test_flags_are_read_with_and_without_an_equals_sign():
     ],
 )
 def test_parallelism_flags_reach_the_session(flag, config):
-    made = server.session_config(server_flags.parse(["--model_base_path=/x", flag]))
+    made = server.session_config(server_flags.parse(["--model_base_path=/x", flag]), None)
     assert (made.intra_op_parallelism_threads, made.inter_op_parallelism_threads) == config
     assert made.experimental.disable_thread_spinning
+
+
+@pytest.mark.parametrize(("batch_threads", "threads_a_batch"), [(1, 8), (2, 4), (8, 1), (9, 1)])
+def test_batches_that_run_side_by_side_share_the_cores(monkeypatch, batch_threads, threads_a_batch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    flags = server_flags.parse(["--model_base_path=/x"])
+    parameters = Parameters(num_batch_threads=batch_threads)
+    made = server.session_config(flags, parameters)
+    assert made.intra_op_parallelism_threads == threads_a_batch
+    assert server.session_config(flags, None).intra_op_parallelism_threads == 0
+    flags = server_flags.parse(["--model_base_path=/x", "--tensorflow_intra_op_parallelism=5"])
+    assert server.session_config(flags, parameters).intra_op_parallelism_threads == 5
 
 
 def test_a_session_config_file_is_taken_as_it_is(tmp_path):
     file = tmp_path / "session.config"
     file.write_text("inter_op_parallelism_threads: 3")
     flags = ["--model_base_path=/x", f"--tensorflow_session_config_file={file}"]
-    made = server.session_config(server_flags.parse(flags))
+    made = server.session_config(server_flags.parse(flags), Parameters())
+    assert made.intra_op_parallelism_threads == 0
     assert made.inter_op_parallelism_threads == 3
     assert not made.experimental.disable_thread_spinning

@@ -20,6 +20,14 @@ _SHARE_OF_MEMORY = 0.125
 Body = TypeVar("Body")
 
 
+class _Guest:
+    """One request, and what it takes up while it is inside."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size  # bytes
+        self.is_inside = False
+
+
 class Admission:
     """Bounds requests in memory by number, and by what those already read take up."""
 
@@ -35,7 +43,7 @@ class Admission:
         self._budget = budget_bytes or _default_budget()
         self._growth = growth
         self._held = 0
-        self._freed = asyncio.Condition()
+        self._freed = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def body(self, receive: Awaitable[bytes], expected: int = 0) -> AsyncIterator[bytes]:
@@ -45,52 +53,49 @@ class Admission:
           receive: reads the body; not begun before there is room.
           expected: the size of the body in bytes, where it is known beforehand.
         """
-        held = expected * self._growth
-        reading: asyncio.Future[bytes] | None = None
-        placed = False
+        guest = _Guest(expected * self._growth)
         try:
-            placed = await self._enter(held)
-            reading = asyncio.ensure_future(receive)
-            await asyncio.wait({reading}, timeout=PATIENCE_S)
-            if not reading.done():
-                placed = await self._leave(held)
-                await asyncio.wait({reading})
-                placed = await self._enter(held)
-            received = reading.result()
-            self._held += len(received) * self._growth - held
-            held = len(received) * self._growth
+            await self._enter(guest)
+        except BaseException:
+            getattr(receive, "close", lambda: None)()
+            raise
+        # Most bodies are there at once: a timer costs them less than a task for the reading.
+        patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._leave, guest)
+        try:
+            received = await receive
+            patience.cancel()
+            if not guest.is_inside:
+                await self._enter(guest)
+            size = len(received) * self._growth
+            self._held += size - guest.size
+            guest.size = size
             yield received
         finally:
-            if reading is None:
-                getattr(receive, "close", lambda: None)()
-            elif not reading.done():
-                reading.cancel()
-            if placed:
-                await self._leave(held)
+            patience.cancel()
+            self._leave(guest)
 
-    async def _enter(self, size: int) -> bool:
+    async def _enter(self, guest: _Guest) -> None:
         await self._places.acquire()
         try:
-            if self._is_full(size):
-                async with self._freed:
-                    await self._freed.wait_for(lambda: not self._is_full(size))
+            while self._is_full(guest.size):
+                self._freed.clear()
+                await self._freed.wait()
         except BaseException:
             self._places.release()
             raise
-        self._held += size
-        return True
+        self._held += guest.size
+        guest.is_inside = True
 
     def _is_full(self, size: int) -> bool:
         """Whether one more has to wait; a body larger than the budget gets in alone."""
         return self._held > 0 and self._held + size > self._budget
 
-    async def _leave(self, size: int) -> bool:
-        self._held -= size
-        self._places.release()
-        if size:
-            async with self._freed:
-                self._freed.notify_all()
-        return False
+    def _leave(self, guest: _Guest) -> None:
+        if guest.is_inside:
+            guest.is_inside = False
+            self._held -= guest.size
+            self._places.release()
+            self._freed.set()
 
 
 def _default_budget() -> int:

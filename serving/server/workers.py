@@ -26,15 +26,14 @@ async def run(
     """
     held = [lambda: work(*arguments, **named)]
     future = threads.submit(lambda: held.pop()())
-    done = asyncio.wrap_future(future)
     try:
-        await asyncio.wait({done})
+        return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         deadline.hang_up()
         if future.cancel():
             held.clear()  # the threads' queue keeps what was given up until its turn comes
         else:
+            done = asyncio.wrap_future(future)
             await asyncio.wait({done})
             done.exception()  # read, though nobody is left to hear of it
         raise
-    return done.result()
