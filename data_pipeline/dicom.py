@@ -31,7 +31,7 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 # PS3.3 C.7.3.1.1.1: what a file that shall be an X-ray may call itself. OT and SC are what
 # converters from film and picture files write.
 _FILM_MODALITIES = ("CR", "DX", "RG")
-_XRAY_MODALITIES = (*_FILM_MODALITIES, "OT", "SC", "XC", "")
+XRAY_MODALITIES = (*_FILM_MODALITIES, "OT", "SC", "XC", "")
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame ones, .1 to .4
 
@@ -148,8 +148,9 @@ def xray(file: Member) -> Stored:
     with untrusted.damaged(file.name, "DICOM file"):
         dataset = _dataset(file)
         modality = dataset.get("Modality") or ""
-        if modality not in _XRAY_MODALITIES:
-            raise InputError(f"{file.name} is {modality[:16]}, not an X-ray (CR or DX)")
+        if modality not in XRAY_MODALITIES:
+            hint = "; a model that was trained on CT takes its series" if modality == "CT" else ""
+            raise InputError(f"{file.name} is {modality[:16]}, not an X-ray (CR or DX){hint}")
         if _frame_count(dataset) != 1:
             raise InputError(f"{file.name} has {dataset.NumberOfFrames} frames; an X-ray has one")
         _check_pixels(file, dataset)

@@ -25,6 +25,12 @@ Each = Callable[[Predict, Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 OVERLAP = 0.5  # share of a tile's side that it has in common with the next one
 
+# What may help where a scan has other units than those that a model was trained on.
+_UNITS_HINTS = {
+    "HU": "give rescale_slope and rescale_intercept if the file stores a known multiple of HU",
+    "stored": "a scan in HU needs a model that was trained on HU (--units HU)",
+}
+
 
 def check_suits(scan: Scan, spec: InputSpec) -> None:
     """Refuses a scan that the model was not made for.
@@ -38,7 +44,7 @@ def check_suits(scan: Scan, spec: InputSpec) -> None:
     elif scan.units != spec.units:
         problem = (
             f"its intensities are {scan.units}, the model was trained on {spec.units}; "
-            "give rescale_slope and rescale_intercept if the file stores a known multiple of HU"
+            + _UNITS_HINTS[spec.units]
         )
     elif len(scan.shape) == 2 and len(spec.shape) == 3:
         problem = "it is one slice, the model needs volumes"

@@ -20,7 +20,7 @@ from data_pipeline import inference, spec
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Mask, Scan
 from data_pipeline.spec import InputSpec
-from serving import connection, encoded, grpc_client, in_flight, rest_client
+from serving import connection, encoded, grpc_client, in_flight, protocol, rest_client
 from serving.connection import Access, Connection
 
 T = TypeVar("T")
@@ -159,9 +159,17 @@ def reach(
     try:
         first.version(model, label)
     except connection.ServerDown as error:
+        if wrong := protocol.advice(access, api):
+            raise connection.ServerDown(f"{access.address} {wrong}") from error
         raise connection.ServerDown(
             f"{error}; is a server running there? `python -m serving.launch "
             f"--model_name {model} --model_base_path EXPORT` starts one"
+        ) from error
+    except connection.NoneAvailable:
+        raise
+    except connection.NotServed as error:
+        raise connection.NotServed(
+            f"{error}; a model is called as its server was told (--model_name, or models.config)"
         ) from error
     finally:
         first.close()

@@ -67,23 +67,46 @@ def _in_folder(folder: pathlib.Path, modality: str, out: pathlib.Path) -> Iterat
 
     if folder.resolve() == out:
         return
-    images = []
-    holds_slices = False
+    images, members = [], []
     for path in sorted(_files(folder)):
         kind = read.suffix(path)
         known = kind in read.SUFFIXES
         if kind in (".dcm", ".dicom") or (not known and dicom.is_dicom(dicom.member(path))):
-            holds_slices = modality == "CT"
-            images += [] if holds_slices else [path]
+            members.append(path)
         elif known:
             images += _scans_of_file(path, modality)
+    holds_slices = bool(members) and modality == "CT"
     if holds_slices:
         yield from _series(folder)
+    else:
+        yield from _films(members)
     yield from images
     for below in sorted(path for path in folder.iterdir() if path.is_dir()):
         # The folders below a series belong to it, see data_pipeline.series.members.
         if not below.name.startswith(".") and not holds_slices:
             yield from _in_folder(below, modality, out)
+
+
+def _films(members: Sequence[pathlib.Path]) -> Iterator[pathlib.Path]:
+    """Yields the X-rays of a folder's DICOM files, without the reports that lie beside them.
+
+    Of a series of something else the first file stands for all: what is wrong with it is told
+    once.
+    """
+    from data_pipeline import dicom
+
+    told = set()
+    for path in members:
+        try:
+            heading = dicom.heading(dicom.member(path))
+        except InputError:
+            yield path  # is told when its turn comes
+            continue
+        if heading.modality in dicom.XRAY_MODALITIES:
+            yield path
+        elif heading.has_image and heading.series not in told:
+            told.add(heading.series)
+            yield path
 
 
 def _scans_of_file(path: pathlib.Path, modality: str) -> list[pathlib.Path]:

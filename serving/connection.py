@@ -3,7 +3,7 @@
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +21,20 @@ class ServerDown(InputError):
 
 class NotServed(InputError):
     """The server answers, and has no such model or version."""
+
+
+class NoneAvailable(NotServed):
+    """The server knows the model, and no version of it answers."""
+
+    def __init__(self, address: str, model: str, states: Iterable[tuple[int, str, str]]) -> None:
+        """Takes number, state and error of each version that the server knows."""
+        told = [
+            f"version {number} is {state}{': ' if error else ''}{error}"
+            for number, state, error in states
+        ]
+        super().__init__(
+            f"{address} has no version of {model} that answers: {'; '.join(told) or 'it has none'}"
+        )
 
 
 class Refused(InputError):

@@ -73,9 +73,11 @@ class GrpcConnection:
         states = self._call(self._status, request).model_version_status
         available = [state.version for state in states if state.state == messages.AVAILABLE]
         if not available:
-            raise connection.NotServed(
-                f"{self.access.address} has no version of {model} that answers"
-            )
+            told = [
+                (one.version, messages.STATES.get(one.state, "?"), one.status.error_message)
+                for one in states
+            ]
+            raise connection.NoneAvailable(self.access.address, model, told)
         return max(available)
 
     def close(self) -> None:

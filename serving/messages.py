@@ -79,6 +79,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 }
 
 AVAILABLE = 30  # the state of a version that answers
+STATES = {10: "START", 20: "LOADING", AVAILABLE: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
 
 def _classes() -> dict[str, Any]:

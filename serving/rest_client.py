@@ -55,13 +55,18 @@ class RestConnection:
 
     def version(self, model: str, label: str = "") -> int:
         """See connection.Connection."""
-        which = f"/labels/{_quoted(label)}" if label else ""
-        states = self._call("GET", f"/{_quoted(model)}{which}", "model_version_status")
+        if label:
+            # The status passes over labels. The metadata are those of the version that has it.
+            path = f"/{_quoted(model)}/labels/{_quoted(label)}/metadata"
+            return int(self._call("GET", path, "model_spec")["version"])
+        states = self._call("GET", f"/{_quoted(model)}", "model_version_status")
         available = [int(state["version"]) for state in states if state["state"] == "AVAILABLE"]
         if not available:
-            raise connection.NotServed(
-                f"{self.access.address} has no version of {model} that answers"
-            )
+            told = [
+                (int(one["version"]), one["state"], one.get("status", {}).get("error_message", ""))
+                for one in states
+            ]
+            raise connection.NoneAvailable(self.access.address, model, told)
         return max(available)
 
     def close(self) -> None:

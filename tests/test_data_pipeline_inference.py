@@ -128,6 +128,11 @@ def test_a_spec_with_a_spacing_brings_each_scan_to_it_and_back():
         ),
         (
             volume(8, 8),
+            {"units": "stored", "window": None},
+            "ct.nii.gz: its intensities are HU, the model was trained on stored; a scan in HU",
+        ),
+        (
+            volume(8, 8),
             {"shape": (4, 8, 8)},
             "ct.nii.gz: it is one slice, the model needs volumes",
         ),
@@ -142,7 +147,7 @@ def test_a_spec_with_a_spacing_brings_each_scan_to_it_and_back():
             r"ct.nii.gz: its spacing is unknown, and the model works at \(1.5, 1.5\) mm",
         ),
     ],
-    ids=["modality", "units", "rank", "neighbours", "spacing"],
+    ids=["modality", "stored for HU", "HU for stored", "rank", "neighbours", "spacing"],
 )
 def test_a_scan_that_the_model_was_not_made_for_is_refused(scan, change, message):
     network = Sixteenth()

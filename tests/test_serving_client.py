@@ -1,3 +1,5 @@
+import contextlib
+import socket
 import threading
 import time
 
@@ -9,7 +11,7 @@ import pytest
 from data_pipeline import ports
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
-from serving import client, connection, grpc_client, rest_client
+from serving import client, connection, grpc_client, protocol, rest_client
 from serving.connection import Access
 
 BUSY = (grpc.StatusCode.UNAVAILABLE, "queue is full")
@@ -113,7 +115,7 @@ def test_a_rest_server_that_was_never_there_is_told_of_too():
 
 
 def test_an_unknown_model_is_told_of(address):
-    with pytest.raises(connection.NotServed, match="Could not find any versions"):
+    with pytest.raises(connection.NotServed, match=r"Could not find any versions.*--model_name"):
         client.connect(address, "other")
 
 
@@ -219,15 +221,78 @@ def test_rest_takes_the_latest_version_that_answers():
         {"version": "11", "state": "LOADING"},
     ]
     with fake_server.over_http([(200, {"model_version_status": states})]) as (address, seen):
-        assert rest(address).version("m", "stable") == 10
-    assert seen[0][0] == "/v1/models/m/labels/stable"
+        assert rest(address).version("m") == 10
+    assert seen[0][0] == "/v1/models/m"
 
 
-def test_no_version_that_answers_is_a_model_that_is_not_served():
-    states = [{"version": "1", "state": "LOADING"}]
+def test_rest_asks_for_the_version_that_has_a_label():
+    spec = {"name": "m", "version": "9", "signature_name": ""}
+    with fake_server.over_http([(200, {"model_spec": spec})]) as (address, seen):
+        assert rest(address).version("m", "stable") == 9
+    assert seen[0][0] == "/v1/models/m/labels/stable/metadata"
+
+
+def test_no_version_that_answers_is_a_model_that_is_not_served(fake):
+    error = {"error_code": "NOT_FOUND", "error_message": "no saved_model.pb"}
+    states = [
+        {"version": "2", "state": "LOADING"},
+        {"version": "1", "state": "END", "status": error},
+    ]
     with fake_server.over_http([(200, {"model_version_status": states})]) as (address, _):
-        with pytest.raises(connection.NotServed, match="no version of m that answers"):
-            rest(address).version("m")
+        with pytest.raises(
+            connection.NotServed,
+            match=r"no version of m that answers: version 2 is LOADING; "
+            r"version 1 is END: no saved_model\.pb$",
+        ):
+            client.connect(address, "m", api="rest")
+    fake.levels = {}
+    with fake_server.over_grpc(fake) as address:
+        with pytest.raises(
+            connection.NotServed, match=r"no version of fake that answers: version 99 is END$"
+        ):
+            client.connect(address, "fake")
+
+
+def test_the_port_of_the_other_api_is_told_of(fake, address):
+    with pytest.raises(connection.ServerDown, match="speaks gRPC, not HTTP: give the port of REST"):
+        client.connect(address, "fake", api="rest")
+    with fake_server.over_http([(404, b"")]) as (http_address, _):
+        with pytest.raises(connection.ServerDown, match=r"speaks HTTP, not gRPC.*--api rest$"):
+            client.connect(http_address, "fake")
+
+
+def test_tls_on_one_side_only_is_told_of(tmp_path, address):
+    refusal = b"HTTP/1.1 400 Bad Request\r\n\r\nThe plain HTTP request was sent to HTTPS port"
+    for said in (refusal, b"\x15\x03\x01\x00\x02\x02\x46"):
+        with answering(said) as tls_address:
+            for api in ("grpc", "rest"):
+                told = protocol.advice(Access(tls_address), api)
+                assert told == "speaks TLS: --ca FILE says who signed its certificate"
+                assert protocol.advice(Access(tls_address, "ca.pem"), api) == ""
+    assert protocol.advice(Access(address, "ca.pem"), "grpc") == "speaks no TLS: leave out --ca"
+
+
+def test_what_speaks_something_else_is_left_at_that():
+    with answering(b"SSH-2.0-OpenSSH_9.2") as address:
+        assert protocol.advice(Access(address), "grpc") == ""
+    assert protocol.advice(Access(f"127.0.0.1:{ports.free_ports(1)[0]}"), "grpc") == ""
+
+
+@contextlib.contextmanager
+def answering(said):
+    """Yields the address of a server that says one thing, whatever it is asked."""
+
+    def answer():
+        with contextlib.suppress(OSError):  # closed: the test is over
+            while True:
+                with server.accept()[0] as connected:
+                    connected.recv(1000)
+                    connected.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_pauses_grow_and_end_with_the_outage(monkeypatch):

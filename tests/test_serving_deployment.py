@@ -326,15 +326,19 @@ def running(tmp_path_factory):
         process.wait()
 
 
-def test_a_server_with_this_configuration_answers_by_label(running):
-    _, (port, _), _ = running
+@pytest.mark.parametrize("api", ["grpc", "rest"])
+def test_a_server_with_this_configuration_answers_by_label(running, api):
+    _, ports_of, _ = running
+    port = dict(zip(("grpc", "rest"), ports_of, strict=True))[api]
     versions = {}
     for label in ("stable", "canary", ""):
-        model = client.connect(f"127.0.0.1:{port}", NAME, label=label)
+        model = client.connect(f"127.0.0.1:{port}", NAME, api=api, label=label)
         assert model.segment(np.arange(64.0 * 64).reshape(64, 64)).planes.shape == (2, 64, 64)
         versions[label] = model.served.version
         model.close()
     assert versions == {"stable": 1, "canary": 2, "": 2}
+    with pytest.raises(InputError, match="Unrecognized servable version label: none"):
+        client.connect(f"127.0.0.1:{port}", NAME, api=api, label="none")
 
 
 def test_the_server_offers_the_metrics_that_panels_and_alerts_ask_for(running):

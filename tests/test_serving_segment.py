@@ -318,6 +318,22 @@ def test_a_folder_of_dicom_is_one_ct_but_as_many_x_rays(tmp_path):
     assert names([tmp_path], "XR") == ["1", "2", "IM3"]
 
 
+def test_a_ct_series_for_a_model_of_x_rays_is_told_of_once(address, images, tmp_path, capsys):
+    dicom_files.series(images / "series", count=7)
+    dicom_files.series(images / "two", count=3, SeriesInstanceUID="1.2.7")
+    for name, tags in {"film": {}, "note": {"Modality": "SR", "SeriesInstanceUID": "1.9"}}.items():
+        file = dicom_files.dataset(np.arange(64, dtype=np.uint16).reshape(8, 8), **tags)
+        if name == "note":
+            del file.Rows, file.Columns, file.PixelData
+        dicom_files.save(images / "two" / f"{name}.dcm", file)
+    out = tmp_path / "out"
+    assert run(images, "--server", address, "--model", "fake", "--out", out) == 1
+    assert told(out)["done"] == 6  # the five images, and the film
+    shown = capsys.readouterr().out
+    assert shown.count("failed: ") == 2
+    assert "series/00.dcm is CT, not an X-ray (CR or DX); a model that was trained on CT" in shown
+
+
 @pytest.fixture
 def study(tmp_path) -> pathlib.Path:
     """Two series of a CT, a PET in step with them, a localizer and a report of the dose."""
