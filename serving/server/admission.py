@@ -69,7 +69,10 @@ class Admission:
             size = len(received) * self._growth
             self._held += size - guest.size
             guest.size = size
-            yield received
+            try:
+                yield received
+            finally:
+                del received  # an error may keep this frame for a while
         finally:
             patience.cancel()
             self._leave(guest)

@@ -73,17 +73,28 @@ class Connection(web.RequestHandler):
 async def _pieces(content: StreamReader, limit: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
+    try:
+        while piece := await _piece(content):
+            size += len(piece)
+            if size > limit:
+                raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=size)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    finally:
+        # What ends a request that breaks off refers to this frame, and the frame to it: without
+        # this, what came of its body stays until Python looks for circles, which may be never.
+        pieces.clear()
+
+
+async def _piece(content: StreamReader) -> bytes:
+    """What has come of a body since the last piece; empty at its end."""
     while True:
         try:
             piece = await asyncio.wait_for(content.readany(), PIECE_TIMEOUT_S)
         except asyncio.TimeoutError as error:
             raise web.HTTPRequestTimeout(text="the body stalled") from error
-        if not piece and content.at_eof():
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        size += len(piece)
-        if size > limit:
-            raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=size)
-        pieces.append(piece)
+        if piece or content.at_eof():
+            return piece
 
 
 class Server(web.Server):

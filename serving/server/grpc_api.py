@@ -119,6 +119,8 @@ class Api:
                     )
                 except status.ServingError as error:
                     code, text = error.code, status.cut(error.message)
+                finally:
+                    del body  # an error may keep this frame for a while
             await context.abort(code, text)
             raise AssertionError("abort raises")
 

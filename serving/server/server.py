@@ -256,6 +256,8 @@ async def _give_memory_back() -> None:
     """Now and then returns what a burst or a very large request left behind."""
     while True:
         await asyncio.sleep(_TIDY_S)
+        # An error in a circle with its request counts as a few objects, however large that was.
+        gc.collect()
         await asyncio.to_thread(memory.give_back)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -24,7 +25,7 @@ async def run(
     that it holds, and work that has begun is waited for: its body is in memory until then, and
     the room that admission holds for it must not be given to another.
     """
-    held = [lambda: work(*arguments, **named)]
+    held = [functools.partial(work, *arguments, **named)]
     future = threads.submit(lambda: held.pop()())
     try:
         return await asyncio.wrap_future(future)
@@ -36,4 +37,9 @@ async def run(
             done = asyncio.wrap_future(future)
             await asyncio.wait({done})
             done.exception()  # read, though nobody is left to hear of it
+            del done
         raise
+    finally:
+        # An error refers to this frame, by its traceback: led from here back to it, or to the
+        # request, both would stay in memory until Python looks for circles.
+        del future, arguments, named
