@@ -215,9 +215,9 @@ def test_a_small_budget_is_spent_on_steps_rather_than_on_all_of_validation(
 ):
     monkeypatch.setattr(budget, "_LEAST_CASES", 1)
     settings = train_for_a_minute()
-    # 6 s until the first answer and 12 s a case: of the 49 s, one takes more than a quarter.
+    # 6 s until the first answer and 6 s a case: of 49 s, one takes 12, two more than a quarter.
     assert settings["timings_s"]["calibration"] == 2 + 4 + 1
-    assert settings["steps"] == pytest.approx((60 - 11 - 18) / 0.5, abs=2)
+    assert settings["steps"] == pytest.approx((60 - 11 - 12) / 0.5, abs=2)
     told = settings["answers"]
     assert told["learnt_from"] == "1 of 2 validation cases, for want of time"
     assert told["calibration"]["lung"]["cases"] == 1
