@@ -65,8 +65,9 @@ def break_off_over_grpc(server: served_models.Running, size_mib: int, share: flo
                 back = threading.Thread(target=_pass_on, args=(far, near, None), daemon=True)
                 back.start()
                 _pass_on(near, far, int(size_mib * MIB * share))
+                far.shutdown(socket.SHUT_RD)  # wakes the other direction, which holds the socket
+                back.join(60)
             call.cancel()
-            back.join(60)
 
 
 def _pass_on(source: socket.socket, target: socket.socket, limit: int | None) -> None:
