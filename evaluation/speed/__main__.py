@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from data_pipeline.errors import one_line_for_bad_input
-from evaluation.speed import pipeline, serving, store, training
+from evaluation.speed import pipeline, serving, start, store, training
 
 COMMANDS: Mapping[str, ModuleType] = {
     "pipeline": pipeline,
     "serving": serving,
+    "start": start,
     "store": store,
     "training": training,
 }
