@@ -5,8 +5,8 @@
 
 U-Net, light U-Net, CNN and thresholding, on lungs in X-rays (patient-level test split) and
 infection in CT slices (five-fold cross-validation, since few slices have a known patient). Runs
-that are there are used as they are; delete one to train it anew. All results lie in
-results/benchmark, what the README shows in results/README.
+that are there are used, if they were trained as asked; delete one to train it anew. All results
+lie in results/benchmark, what the README shows in results/README.
 """
 
 import argparse
@@ -144,14 +144,22 @@ def train(settings: Settings, task: Task, model: str) -> pathlib.Path:
     """Returns a finished run, training it first if there is none.
 
     Raises:
-      InputError: if the training fails.
+      InputError: if the training fails, or the run that is there was trained otherwise.
     """
     path = settings.runs / run_name(task, model)
     try:
-        runs.load(path)
-        return path
+        config = runs.load(path).config
     except InputError:
         pass  # not there, or interrupted
+    else:
+        asked = {"epochs": settings.epochs(task), "seed": settings.seed}
+        for name, value in asked.items():
+            if config.get(name) != value:
+                raise InputError(
+                    f"{path} was trained with {name} {config.get(name)}, and {value} is asked for; "
+                    f"delete it to train it anew, or choose another folder by --runs"
+                )
+        return path
     done = subprocess.run(train_command(settings, task, model, resume=path.exists()), check=False)
     if done.returncode:
         raise InputError(f"training {path} ended with exit code {done.returncode}")

@@ -52,26 +52,26 @@ class MlflowClient:
     def search_runs(self, experiments):
         return [run for run in self._runs.values() if run.info.experiment_id in experiments]
 
-    def _run(self, run_id):
+    def get_run(self, run_id):
         if run_id not in self._runs:
             raise MlflowException(f"Run '{run_id}' not found")
         return self._runs[run_id]
 
     def update_run(self, run_id, status):
-        self._run(run_id).info.status = status
+        self.get_run(run_id).info.status = status
 
     set_terminated = update_run
 
     def log_batch(self, run_id, metrics=(), params=()):
-        run = self._run(run_id)
+        run = self.get_run(run_id)
         run.data.params |= {param.key: param.value for param in params}
         run.metrics += metrics
 
     def get_metric_history(self, run_id, key):
-        return [metric for metric in self._run(run_id).metrics if metric.key == key]
+        return [metric for metric in self.get_run(run_id).metrics if metric.key == key]
 
     def log_artifact(self, run_id, path):
-        self._run(run_id).files.append(SimpleNamespace(path=pathlib.Path(path).name))
+        self.get_run(run_id).files.append(SimpleNamespace(path=pathlib.Path(path).name))
 
     def list_artifacts(self, run_id):
-        return self._run(run_id).files
+        return self.get_run(run_id).files

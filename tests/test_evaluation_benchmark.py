@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -29,6 +30,22 @@ def test_the_training_command_uses_only_flags_that_training_knows(tmp_path):
             "unet", task.modality, task.label, str(task.folds), str(epochs),
             f"benchmark-{task.name}-unet",
         ], done.stderr  # fmt: skip
+
+
+def test_a_finished_run_is_used_if_it_was_trained_as_asked_and_refused_otherwise(
+    tmp_path, monkeypatch
+):
+    known = {"epochs": 56, "seed": 0}
+    monkeypatch.setattr(benchmark.runs, "load", lambda path: types.SimpleNamespace(config=known))
+    ct = benchmark.TASKS[1]
+    path = tmp_path / "runs" / "benchmark-ct-infection-unet"
+    assert benchmark.train(settings(tmp_path), ct, "unet") == path
+    for flags, told in (
+        (("--ct-epochs", "32"), "epochs 56, and 32 is asked for"),
+        (("--seed", "1"), "seed 0, and 1 is asked for"),
+    ):
+        with pytest.raises(InputError, match=f"{path} was trained with {told}"):
+            benchmark.train(settings(tmp_path, *flags), ct, "unet")
 
 
 def test_a_row_holds_what_the_summary_says(tmp_path):

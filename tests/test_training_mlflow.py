@@ -207,6 +207,25 @@ def test_a_server_that_is_away_is_not_asked_after_every_epoch(client, logged, mo
         assert len(asked) == 1
 
 
+def test_a_server_that_is_away_at_the_end_is_waited_for_once(
+    client, logged, monkeypatch, tmp_path, caplog
+):
+    (tmp_path / "config.json").write_text("{}")
+    asked = []
+    with logged() as (log,):
+        log.on_train_begin()
+        log.on_epoch_end(0, {"loss": 1.0})
+        for name in ("get_run", "log_batch", "log_artifact", "set_terminated"):
+            monkeypatch.setattr(
+                type(client), name, lambda *told, **more: asked.append(1) or refuse()
+            )
+        log.on_epoch_end(1, {"loss": 1.0})
+        asked.clear()
+    assert len(asked) == 1
+    missing = "numbers of an epoch, config.json, its end (FINISHED)"
+    assert said(caplog) == [NOT_TAKEN, f"MLflow has not got of this run: {missing}"]
+
+
 @pytest.mark.parametrize("error", [Foreign("no such host"), OSError("no such host")])
 def test_a_server_that_cannot_be_reached_is_refused_at_the_start(
     client, make_plan, uri, monkeypatch, error

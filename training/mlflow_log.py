@@ -107,7 +107,8 @@ class _Log(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Begins a run, or goes on with that of the run directory."""
-        self._send()
+        if not self._run_id:
+            self._send()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Logs the numbers of an epoch, and what was not taken before."""
@@ -130,13 +131,17 @@ class _Log(keras.callbacks.Callback):
             if self._refused:
                 _LOGGER.warning("MLflow has not got this run")
             return
-        self._send()
+        # Each thing said to a server that is away would be waited for.
+        is_there = self._takes(lambda: self._client.get_run(self._run_id))
+        if is_there:
+            self._send()
         missing = Counter(what for what, _ in self._waiting)
         for path in map(self._known.with_name, artifacts):
             say = functools.partial(self._client.log_artifact, self._run_id, str(path))
-            if path.exists() and not self._takes(say):
+            if path.exists() and not (is_there and self._takes(say)):
                 missing[path.name] += 1
-        if not self._takes(lambda: self._client.set_terminated(self._run_id, status)):
+        end = functools.partial(self._client.set_terminated, self._run_id, status)
+        if not (is_there and self._takes(end)):
             missing[f"its end ({status})"] += 1
         told = [what if n == 1 else f"{n} x {what}" for what, n in missing.items()]
         if told:
