@@ -14,6 +14,8 @@ from data_pipeline.spec import Cleaning, InputSpec
 from models import segmenter
 from training import calibrate, plan, record
 from training.config import TrainConfig
+from training.temperature import Counts
+from training.thresholds import Tally
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -195,6 +197,19 @@ def test_a_threshold_that_helps_every_patient_is_learnt_and_masks_follow_it(phan
     alone = calibrate.learn(network, known, calibration="none", cleaning="threshold")
     assert alone.spec.thresholds == (12 / 32,)
     assert "cleaning" not in alone.told
+
+
+def test_a_label_that_no_case_has_keeps_one_half_beside_one_that_gains():
+    # Of 90 true pixels 30 lie at 0.4, and no other pixel is above 0.05.
+    said = np.array([0.9] * 60 + [0.4] * 30 + [0.05] * 110, np.float32)
+    counts = Counts.of(said, np.arange(200) < 90)
+    tallies = [Tally.of(f"p{number}", counts) for number in range(5)]
+    both = dataclasses.replace(SPEC, labels=("lung", "infection"))
+    learnt, chosen = calibrate._above_thresholds(both, ([], tallies))
+    assert learnt.thresholds == (0.5, 12 / 32)
+    assert [choice.label for choice in chosen] == ["infection"]
+    nothing, chosen = calibrate._above_thresholds(both, ([], []))
+    assert (nothing, chosen) == (both, [])
 
 
 def test_a_folds_threshold_comes_from_what_the_others_held_out(phantoms, monkeypatch):

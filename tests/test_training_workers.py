@@ -204,12 +204,12 @@ def test_two_workers_cross_validate_and_resume_as_two_devices_of_one_machine_do(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_workers_whose_clocks_differ_end_a_budget_after_the_same_step(machine):
-    clocks = (CLOCK.format(seconds=2), CLOCK.format(seconds=7))
+    clocks = (CLOCK.format(seconds=2), CLOCK.format(seconds=70))
     flags = ("--minutes", "5")
     all_finished(machine.start_two("minutes", *flags, before=clocks))
     settings = json.loads((machine.folder / "runs" / "minutes" / "config.json").read_text())
     assert machine.steps("minutes0") == machine.steps("minutes1") == [settings["steps"]]
-    assert settings["steps"] > 6  # more than an epoch: the chief's clock, not the faster one's
+    assert settings["steps"] > 6  # an epoch; by the other's clock the budget ends within five looks
     for a, b in zip(machine.weights("minutes0"), machine.weights("minutes1"), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -171,7 +171,7 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         )
         watched = _compile(model, plan)
         average = Average(model, config.ema)
-    # To write the network and draw the curves takes about as long.
+    # To write the network and draw the curves takes about twice as long.
     pace.saving_s = 2 * pace.spent_s["building"]
     asked = plan.part("validation")
     if config.minutes and device.is_chief():  # whose clock all go by, and who will ask

@@ -34,7 +34,7 @@ class Pace:
           agree: of several workers, gives all of them the progress that one of them sees.
         """
         self.step = 0
-        self.step_s = 0.0  # as the last ones took, on average
+        self.step_s = 0.0  # of one step, as the last ones took on average
         self.total_steps = total_steps
         self.validation_s = 0.0  # as the last one took, with all that comes after an epoch
         self.saving_s = 0.0  # as expected

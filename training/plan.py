@@ -43,7 +43,7 @@ class Plan:
     splits: dict[str, str]  # case id to train, validation or test
     policy: augment.Policy
     fingerprint: Fingerprint  # of the cases to learn from
-    # In float32 and untrained: to be described and timed, and saved with the trained weights.
+    # In float32, with weights that training replaces: to be described, timed and saved.
     network: keras.Model
 
     def part(self, name: str) -> list[Case]:
