@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipeline import labels as known_labels
-from data_pipeline import masks, orientation, read, remote
+from data_pipeline import location, masks, orientation, read, remote
 from data_pipeline.errors import InputError
 from data_pipeline.orientation import Stored
 from data_pipeline.scan import MODALITIES, Mask, Scan
@@ -81,13 +81,13 @@ def load(where: pathlib.Path | str = SAMPLE) -> list[Case]:
 def manifest_file(path: pathlib.Path) -> pathlib.Path:
     """Returns the manifest that a path names: itself, or the manifest.csv of a folder."""
     # A store has no folders that could be asked for, so there the name decides.
-    is_folder = path.suffix != ".csv" if remote.is_remote(path) else path.is_dir()
+    is_folder = path.suffix != ".csv" if location.is_remote(path) else path.is_dir()
     return path / "manifest.csv" if is_folder else path
 
 
 def _rows(file: pathlib.Path, path: pathlib.Path) -> list[Case]:
     """Reads the rows of a manifest that lies at `path`, from a file here."""
-    told = remote.name(path)
+    told = location.name(path)
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened)
@@ -107,7 +107,7 @@ def _rows(file: pathlib.Path, path: pathlib.Path) -> list[Case]:
 
 def _case(row: dict[str, str | None], manifest: pathlib.Path, line: int) -> Case:
     text = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-    where = f"{remote.name(manifest)}, line {line}"
+    where = f"{location.name(manifest)}, line {line}"
     if not text["id"] or not text["image"]:
         raise InputError(f"{where}: id and image must not be empty")
     if text["modality"] not in MODALITIES:
@@ -131,9 +131,9 @@ def _case(row: dict[str, str | None], manifest: pathlib.Path, line: int) -> Case
 def _beside(manifest: pathlib.Path, value: str) -> pathlib.Path:
     """Returns what a path in a manifest leads to: relative to it, unless it is whole."""
     path = pathlib.Path(value)
-    if remote.is_remote(path):
+    if location.is_remote(path):
         return path
-    if remote.is_remote(manifest):  # where no file system resolves ".."
+    if location.is_remote(manifest):  # where no file system resolves ".."
         return pathlib.Path(posixpath.normpath(manifest.parent / path))
     return manifest.parent.resolve() / path
 
@@ -157,7 +157,7 @@ def _check_unique(cases: Sequence[Case], manifest: pathlib.Path) -> None:
     for case in cases:
         if case.id in seen:
             raise InputError(
-                f"{remote.name(manifest)}: id {case.id!r} stands twice; each case needs its own"
+                f"{location.name(manifest)}: id {case.id!r} stands twice; each case needs its own"
             )
         seen.add(case.id)
 
@@ -197,8 +197,8 @@ def read_mask(case: Case, labels: Sequence[str], grid: tuple[int, ...]) -> Mask:
         stored = read.placed_classes(path)
         if stored.values.shape != grid:
             raise InputError(
-                f"{remote.name(path)} is {stored.values.shape}, its image "
-                f"{remote.name(case.image)} is {grid}"
+                f"{location.name(path)} is {stored.values.shape}, its image "
+                f"{location.name(case.image)} is {grid}"
             )
         _check_place(case, path, stored)
         plane[...] = _foreground(stored.values, case.mask_values(label), path)
@@ -211,7 +211,7 @@ def _foreground(values: np.ndarray, wanted: tuple[int, ...], path: pathlib.Path)
     found = masks.distinct(values)
     if found[0] < 0 or len(found) > _MOST_CLASSES:
         raise InputError(
-            f"{remote.name(path)} holds {len(found)} different values from {found[0]} to "
+            f"{location.name(path)} holds {len(found)} different values from {found[0]} to "
             f"{found[-1]}: that is an image, or a mask blurred by JPEG or resizing; store 0 and "
             "255, or class numbers"
         )
@@ -233,6 +233,6 @@ def _check_place(case: Case, path: pathlib.Path, mask: Stored) -> None:
         same = turn is None or turn.is_identity
     if not same:
         raise InputError(
-            f"{remote.name(path)} lies elsewhere than its image {remote.name(case.image)}: "
+            f"{location.name(path)} lies elsewhere than its image {location.name(case.image)}: "
             "orientation, spacing or origin differ in their headers"
         )

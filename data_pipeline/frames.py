@@ -27,7 +27,17 @@ import tensorflow as tf
 
 from data_pipeline import cache as caches
 from data_pipeline import cases as case_files
-from data_pipeline import geometry, inference, intensity, places, raster, read, remote, tiles
+from data_pipeline import (
+    geometry,
+    inference,
+    intensity,
+    location,
+    places,
+    raster,
+    read,
+    remote,
+    tiles,
+)
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.labels import LABELS
@@ -174,7 +184,7 @@ def open_store(
         known = folder.exists()
         if not known:
             # As a case is read, tf.data fetches what of the next ones lies in object storage.
-            wanted = [[c.image, *(c.mask_path(label) for label in spec.labels)] for c in cases]
+            wanted = [_files(case, spec.labels) for case in cases]
             near = zip(progress(cases), remote.staged(wanted), strict=True)
             _write((case for case, _ in near), spec, folder)
         try:
@@ -184,6 +194,12 @@ def open_store(
         if not known:
             caches.prune(cache, most_bytes)
         return store
+
+
+def _files(case: Case, labels: Sequence[str]) -> list[pathlib.Path]:
+    """Returns image and masks of a case, but for folders of DICOM files."""
+    paths = (case.image, *(case.mask_path(label) for label in labels))
+    return [path for path in paths if path and location.suffix(path) in read.SUFFIXES]
 
 
 def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
@@ -264,9 +280,9 @@ def _read_ahead(cases: Iterable[Case], spec: InputSpec) -> Iterator[tuple[Case, 
 
 
 def _is_image_here(case: Case) -> bool:
-    is_image = case.modality == "XR" or read.suffix(case.image) in raster.SUFFIXES
+    is_image = case.modality == "XR" or location.suffix(case.image) in raster.SUFFIXES
     paths = (case.image, *(case.mask_path(label) for label in LABELS))
-    return is_image and not any(path and remote.is_remote(path) for path in paths)
+    return is_image and not any(path and location.is_remote(path) for path in paths)
 
 
 def _decoded(case: Case, spec: InputSpec) -> Slices:

@@ -9,6 +9,7 @@ import numpy as np
 from data_pipeline import (
     dicom,
     doctor,
+    location,
     nifti,
     orientation,
     raster,
@@ -29,12 +30,6 @@ VOLUMES: Mapping[str, Callable[[pathlib.Path], Stored]] = {
 }
 DICOM_SUFFIXES = (".dcm", ".dicom", ".zip")
 SUFFIXES = (*raster.SUFFIXES, *DICOM_SUFFIXES, *VOLUMES)
-
-
-def suffix(path: pathlib.Path) -> str:
-    """Returns the end of a file's name that tells its type, in lower case: ".nii.gz", ".png"."""
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else pathlib.PurePath(name).suffix
 
 
 def scan(
@@ -65,12 +60,12 @@ def scan(
         rescale = (slope, rescale_intercept or 0.0)
         if modality != "CT":
             raise InputError(
-                f"{remote.name(path)}: rescale_slope and rescale_intercept are for CT, "
+                f"{location.name(path)}: rescale_slope and rescale_intercept are for CT, "
                 f"not {modality}"
             )
     with remote.here(path) as file:
         stored = _canonical(file, _stored(file, modality, rescale))
-        return _as_scan(remote.name(path), modality, stored)
+        return _as_scan(location.name(path), modality, stored)
 
 
 def scan_of_files(paths: Sequence[pathlib.Path], source: str) -> Scan:
@@ -96,10 +91,10 @@ def _as_scan(source: str, modality: str, stored: Stored) -> Scan:
 
 
 def _stored(path: pathlib.Path, modality: str, rescale: tuple[float, float] | None) -> Stored:
-    folder, number = split_series(path)
-    if folder.is_dir() or suffix(folder) == ".zip":
+    folder, number = location.split_series(path)
+    if folder.is_dir() or location.suffix(folder) == ".zip":
         return _dicom_folder(folder, number, modality, rescale)
-    kind = suffix(path)
+    kind = location.suffix(path)
     if kind in VOLUMES:
         stored = VOLUMES[kind](path)
         if modality == "XR":
@@ -121,16 +116,10 @@ def _rescaled(values: np.ndarray, rescale: tuple[float, float] | None) -> np.nda
     return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
-def split_series(path: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """Splits FOLDER#SERIES into its parts; a path without one has the series ""."""
-    name, mark, number = path.name.rpartition("#")
-    return (path.with_name(name), number) if mark and not path.exists() else (path, "")
-
-
 def files(path: pathlib.Path) -> list[pathlib.Path]:
     """Returns the files that a scan or mask is read from; none if the path leads nowhere."""
-    whole, _ = split_series(path)
-    if remote.is_remote(path):
+    whole, _ = location.split_series(path)
+    if location.is_remote(path):
         return remote.below(whole)
     if whole.is_dir():
         return sorted(file for file in whole.rglob("*") if file.is_file())
@@ -188,7 +177,7 @@ def placed_classes(path: pathlib.Path) -> Stored:
 
 
 def _placed_classes(path: pathlib.Path) -> Stored:
-    kind = suffix(path)
+    kind = location.suffix(path)
     if kind in VOLUMES:
         stored = _canonical(path, VOLUMES[kind](path))
     elif kind in raster.SUFFIXES:
@@ -225,8 +214,8 @@ def place(path: pathlib.Path) -> tuple[np.ndarray | None, orientation.Turn | Non
 
 
 def _stored_affine(path: pathlib.Path) -> np.ndarray | None:
-    kind = suffix(path)
-    folder, number = split_series(path)
+    kind = location.suffix(path)
+    folder, number = location.split_series(path)
     if folder.is_dir() or kind == ".zip":
         found = series.frames(series.members(folder), number)
         return series.stack(series.choose(found, str(folder), number), str(folder))[1]

@@ -1,6 +1,5 @@
-"""Scans in object storage: what an s3://, gs:// or az:// path is, and a file here to read it from.
+"""Scans in object storage, at s3://, gs:// or az:// paths: a file here to read them from.
 
-Such a path is a pathlib.Path like any other, which writes s3://bucket/scan.png with one slash.
 Readers never meet one: `here` lends them a copy for as long as they read, so what a file says is
 decided by data_pipeline.read alone, wherever the file lies. Bytes come through tf.data
 (data_pipeline.remote_streams), in the tensorflow-io lane only; this module needs no TensorFlow.
@@ -16,21 +15,10 @@ from types import ModuleType
 from typing import NamedTuple
 
 from data_pipeline.errors import InputError
-
-SCHEMES = ("s3", "gs", "az")
+from data_pipeline.location import is_remote, name
 
 # Copies that `staged` has put here before anybody asked for them.
 _waiting: dict[pathlib.Path, pathlib.Path] = {}
-
-
-def is_remote(path: pathlib.Path) -> bool:
-    """Returns whether a path leads into object storage."""
-    return path.parts[:1] in {(f"{scheme}:",) for scheme in SCHEMES}
-
-
-def name(path: pathlib.Path) -> str:
-    """Returns a path as a user writes it: s3://bucket/scan.png, or a local one as it is."""
-    return f"{path.parts[0]}//{'/'.join(path.parts[1:])}" if is_remote(path) else str(path)
 
 
 @contextlib.contextmanager
@@ -66,8 +54,8 @@ def _told_as(remote: str, local: pathlib.Path) -> Iterator[None]:
         raise InputError(str(error).replace(str(local), remote)) from error
 
 
-def staged(groups: Sequence[Sequence[pathlib.Path | None]]) -> Iterator[None]:
-    """Steps through groups of paths; before each step, copies of its remote files lie here.
+def staged(groups: Sequence[Sequence[pathlib.Path]]) -> Iterator[None]:
+    """Steps through groups of files; before each step, copies of its remote ones lie here.
 
     tf.data fetches the files of the next groups meanwhile, and a group's copies are gone when
     the next one comes: the disk holds a few files, however many there are.
@@ -75,7 +63,7 @@ def staged(groups: Sequence[Sequence[pathlib.Path | None]]) -> Iterator[None]:
     Raises:
       InputError: as `here`.
     """
-    wanted = [[path for path in group if path and is_remote(path)] for group in groups]
+    wanted = [[path for path in group if is_remote(path)] for group in groups]
     if not any(wanted):
         yield from (None for _ in groups)
         return

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 import tensorflow_io  # type: ignore[import-not-found]  # noqa: F401 - registers file systems
 
-from data_pipeline import read, remote
+from data_pipeline import location
 from data_pipeline.errors import InputError
 
 # Files on their way at once. Each is in memory while it is copied, and volumes are large.
@@ -50,8 +50,8 @@ def fetch(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """
     whole, series = path, ""
     with _one_line(path):
-        if "#" in path.name and not tf.io.gfile.exists(remote.name(path)):
-            whole, series = read.split_series(path)
+        if "#" in path.name and not tf.io.gfile.exists(location.name(path)):
+            whole, series = location.split_series(path)
     files = below(whole) or [whole]  # the latter to fail with the store's own reason
     local = [folder / file.relative_to(whole.parent) for file in files]
     for file in local:
@@ -66,13 +66,11 @@ def ahead(
 ) -> Iterator[dict[pathlib.Path, pathlib.Path]]:
     """Yields for each group of files their local copies, fetching the next meanwhile.
 
-    Folders of DICOM files are left out: `fetch` copies one when it is asked for.
-
     Raises:
       InputError: if a file is missing or may not be read.
     """
     # One file may hold several masks of a case; it is fetched once.
-    wanted = [list(dict.fromkeys(path for path in group if _is_file(path))) for group in groups]
+    wanted = [list(dict.fromkeys(group)) for group in groups]
     files = [path for group in wanted for path in group]
     # The number keeps names apart; the end says the type.
     local = [folder / f"{number}-{path.name}" for number, path in enumerate(files)]
@@ -81,18 +79,14 @@ def ahead(
         yield {path: next(arriving) for path in group}
 
 
-def _is_file(path: pathlib.Path) -> bool:
-    return read.suffix(path) in read.SUFFIXES
-
-
 def below(path: pathlib.Path) -> list[pathlib.Path]:
     """Returns the files below a folder, sorted; a file itself; none if there is nothing."""
     with _one_line(path):
-        if not tf.io.gfile.isdir(remote.name(path)):
-            return [path] if tf.io.gfile.exists(remote.name(path)) else []
+        if not tf.io.gfile.isdir(location.name(path)):
+            return [path] if tf.io.gfile.exists(location.name(path)) else []
         return sorted(
             pathlib.Path(parent) / name
-            for parent, _, names in tf.io.gfile.walk(remote.name(path))
+            for parent, _, names in tf.io.gfile.walk(location.name(path))
             for name in names
             if name
         )
@@ -107,7 +101,7 @@ def _copies(files: Sequence[pathlib.Path], local: Sequence[pathlib.Path]) -> Ite
             return tf.identity(target)
 
     pairs = tf.data.Dataset.from_tensor_slices(
-        ([remote.name(file) for file in files], [str(file) for file in local])
+        ([location.name(file) for file in files], [str(file) for file in local])
     )
     arriving = iter(pairs.map(copy, num_parallel_calls=_AT_ONCE).prefetch(_AT_ONCE))
     for file in files:
@@ -119,7 +113,7 @@ def _copies(files: Sequence[pathlib.Path], local: Sequence[pathlib.Path]) -> Ite
 def stamp(path: pathlib.Path) -> tuple[int, int] | None:
     """Returns size in bytes and time of the last change in ns; None if it is no file."""
     try:
-        found = tf.io.gfile.stat(remote.name(path))
+        found = tf.io.gfile.stat(location.name(path))
     except tf.errors.NotFoundError:
         return None
     except tf.errors.OpError as error:
@@ -137,6 +131,8 @@ def _one_line(path: pathlib.Path) -> Iterator[None]:
 
 def _told(path: pathlib.Path, error: tf.errors.OpError) -> InputError:
     if isinstance(error, tf.errors.NotFoundError):
-        return InputError(f"{remote.name(path)} does not exist, or these credentials do not see it")
+        return InputError(
+            f"{location.name(path)} does not exist, or these credentials do not see it"
+        )
     reason = " ".join(str(error.message).split())[:200]
-    return InputError(f"{remote.name(path)} cannot be read: {reason}")
+    return InputError(f"{location.name(path)} cannot be read: {reason}")

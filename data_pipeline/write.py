@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from data_pipeline import nifti, raster, read, volumes
+from data_pipeline import location, nifti, raster, read, volumes
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
 
@@ -42,7 +42,7 @@ def mask(path: pathlib.Path, plane: np.ndarray, scan: Scan) -> None:
     affine, turn = read.place(pathlib.Path(scan.source)) if is_ct else (None, None)
     volume = plane if plane.ndim == 3 else plane[None]
     stored = volume if turn is None else turn.backward(volume)
-    kind = read.suffix(path)
+    kind = location.suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == ".png" and len(stored) == 1:
         raster.write(path, np.where(stored[0], np.uint8(FOREGROUND), np.uint8(0)))

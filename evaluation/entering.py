@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from data_pipeline import cases, remote
+from data_pipeline import cases, location
 from data_pipeline import labels as known_labels
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
@@ -105,7 +105,7 @@ def _manifest(first: Run | None, data: pathlib.Path | None) -> pathlib.Path:
     if first is None:
         return cases.SAMPLE
     path = pathlib.Path(str(first.config.get("data") or cases.SAMPLE))
-    if not remote.is_remote(path) and not path.exists():
+    if not location.is_remote(path) and not path.exists():
         raise InputError(
             f"{first.path} was trained from {path}, which is not there; say where with --data"
         )

@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from data_pipeline import location
 from data_pipeline.errors import InputError
 
 
@@ -69,7 +70,7 @@ def _in_folder(folder: pathlib.Path, modality: str, out: pathlib.Path) -> Iterat
         return
     images, members = [], []
     for path in sorted(_files(folder)):
-        kind = read.suffix(path)
+        kind = location.suffix(path)
         known = kind in read.SUFFIXES
         if kind in (".dcm", ".dicom") or (not known and dicom.is_dicom(dicom.member(path))):
             members.append(path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dicom_files import series as write_series
 
-from data_pipeline import cases, check, frames, phantom, read, remote
+from data_pipeline import cases, check, frames, location, phantom, read, remote
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 
@@ -73,20 +73,20 @@ def google(local, tmp_path_factory):
 
 
 def test_a_path_keeps_its_bucket_and_is_told_as_it_was_written():
-    assert remote.is_remote(REMOTE)
-    assert remote.name(REMOTE) == "s3://chest/xray/manifest.csv"
-    assert remote.name(pathlib.Path("gs://a/b.png")) == "gs://a/b.png"
-    assert not remote.is_remote(pathlib.Path("s3/chest/manifest.csv"))
-    assert remote.name(pathlib.Path("/data/b.png")) == "/data/b.png"
+    assert location.is_remote(REMOTE)
+    assert location.name(REMOTE) == "s3://chest/xray/manifest.csv"
+    assert location.name(pathlib.Path("gs://a/b.png")) == "gs://a/b.png"
+    assert not location.is_remote(pathlib.Path("s3/chest/manifest.csv"))
+    assert location.name(pathlib.Path("/data/b.png")) == "/data/b.png"
 
 
 def test_paths_of_a_manifest_may_be_remote_and_are_relative_to_a_remote_manifest(tmp_path):
     (tmp_path / "manifest.csv").write_text("id,modality,image\na,XR,s3://chest/a.png\nb,XR,b.png\n")
     first, second = cases.load(tmp_path)
-    assert remote.name(first.image) == "s3://chest/a.png"
+    assert location.name(first.image) == "s3://chest/a.png"
     assert second.image == tmp_path / "b.png"
     beside = cases._beside(REMOTE, "../other/c.png")
-    assert remote.name(beside) == "s3://chest/other/c.png"
+    assert location.name(beside) == "s3://chest/other/c.png"
 
 
 def test_the_main_lane_says_which_one_reads_object_storage(monkeypatch, capsys):
@@ -150,7 +150,7 @@ def test_a_manifest_in_google_cloud_storage_gives_the_frames_of_the_local_one(
     google, local, tmp_path
 ):
     there = cases.load(pathlib.Path("gs://chest/xray/manifest.csv"))
-    assert remote.name(there[0].image) == "gs://chest/xray/images/0.png"
+    assert location.name(there[0].image) == "gs://chest/xray/images/0.png"
     here = frames.open_store(cases.load(local / "xray"), SPEC, tmp_path / "here")
     store = frames.open_store(there, SPEC, tmp_path / "there")
     for number in range(12):

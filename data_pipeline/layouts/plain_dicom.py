@@ -10,7 +10,7 @@ import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from data_pipeline import dicom, read, series
+from data_pipeline import dicom, location, series
 from data_pipeline.cases import Case
 from data_pipeline.dicom import Heading
 from data_pipeline.errors import InputError
@@ -65,7 +65,7 @@ def series_and_films(root: pathlib.Path, modality: str, label: str, salt: str) -
     pictures = [
         path
         for path in others
-        if read.suffix(path) in plain.OTHER_THAN_DICOM and not _is_mask(path, root)
+        if location.suffix(path) in plain.OTHER_THAN_DICOM and not _is_mask(path, root)
     ]
     if pictures:
         notes.append(f"left out (not DICOM): {len(pictures)}, such as {pictures[0]}")
@@ -148,7 +148,7 @@ def _case(
     root: pathlib.Path, image: pathlib.Path, heading: Heading, masks: _Masks, salt: str
 ) -> Case:
     name = _name(image)
-    folder, _ = read.split_series(image)
+    folder, _ = location.split_series(image)
     near = [masks[place] for place in (folder, *folder.parents) if place in masks]
 
     def mask(label: str) -> pathlib.Path | None:
