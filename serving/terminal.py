@@ -9,6 +9,7 @@ from rich import markup, progress
 from serving.report import Failure, Result
 
 _SHOWN_FAILURES = 10
+_UNITS = {"area_cm2": "cm2", "volume_ml": "ml"}  # of what report.json calls a size
 
 
 class Terminal:
@@ -50,8 +51,12 @@ class Terminal:
     def _one(self, result: Result) -> None:
         """Tells of the only scan what was found."""
         for label, extent in result.labels.items():
-            told = [f"{value:g} {unit}" for unit, value in extent.items() if value is not None]
+            told = [f"{extent['pixels']:,} {'pixels' if len(result.grid) == 2 else 'voxels'}"]
+            sizes = ((extent.get(name), unit) for name, unit in _UNITS.items())
+            told += [f"{size:,.1f} {unit}" for size, unit in sizes if size is not None]
             self._console.print(f"{label}: {', '.join(told)}")
+        if result.infected_share_of_lung is not None:
+            self._console.print(f"infected share of the lung: {result.infected_share_of_lung:.1%}")
         seconds = ", ".join(f"{step} {spent:.2f} s" for step, spent in result.seconds.items())
         self._console.print(f"{seconds}; {result.files[-1]} shows it")
 
