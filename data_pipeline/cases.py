@@ -55,6 +55,10 @@ class Case:
         path: pathlib.Path | None = getattr(self, known_labels.LABELS[label].column)
         return path
 
+    def files(self, labels: Iterable[str]) -> tuple[pathlib.Path | None, ...]:
+        """Returns the image and the mask file of each label, None where there is none."""
+        return (self.image, *map(self.mask_path, labels))
+
     def mask_values(self, label: str) -> tuple[int, ...]:
         """Returns which class numbers of the mask file make up a label; (): all above 0."""
         values: tuple[int, ...] = getattr(self, f"{label}_values")

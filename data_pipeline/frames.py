@@ -197,9 +197,9 @@ def open_store(
 
 
 def _files(case: Case, labels: Sequence[str]) -> list[pathlib.Path]:
-    """Returns image and masks of a case, but for folders of DICOM files."""
-    paths = (case.image, *(case.mask_path(label) for label in labels))
-    return [path for path in paths if path and location.suffix(path) in read.SUFFIXES]
+    """Returns image and masks of a case whose names end as files do: no folders of DICOM."""
+    known = case.files(labels)
+    return [path for path in known if path and location.suffix(path) in read.SUFFIXES]
 
 
 def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
@@ -208,7 +208,7 @@ def _fingerprint(cases: Sequence[Case], spec: InputSpec) -> str:
     for case in cases:
         files = [
             (str(path), [(str(f), remote.stamp(f)) for f in read.files(path)] if path else [])
-            for path in (case.image, *(case.mask_path(label) for label in spec.labels))
+            for path in case.files(spec.labels)
         ]
         rescale = (case.rescale_slope, case.rescale_intercept)
         values = (case.lung_values, case.infection_values)
@@ -281,8 +281,7 @@ def _read_ahead(cases: Iterable[Case], spec: InputSpec) -> Iterator[tuple[Case, 
 
 def _is_image_here(case: Case) -> bool:
     is_image = case.modality == "XR" or location.suffix(case.image) in raster.SUFFIXES
-    paths = (case.image, *(case.mask_path(label) for label in LABELS))
-    return is_image and not any(path and location.is_remote(path) for path in paths)
+    return is_image and not any(path and location.is_remote(path) for path in case.files(LABELS))
 
 
 def _decoded(case: Case, spec: InputSpec) -> Slices:

@@ -6,12 +6,12 @@ with one slash.
 
 import pathlib
 
-SCHEMES = ("s3", "gs", "az")
+_SCHEMES = ("s3", "gs", "az")
 
 
 def is_remote(path: pathlib.Path) -> bool:
     """Returns whether a path leads into object storage."""
-    return path.parts[:1] in {(f"{scheme}:",) for scheme in SCHEMES}
+    return path.parts[:1] in {(f"{scheme}:",) for scheme in _SCHEMES}
 
 
 def name(path: pathlib.Path) -> str:
@@ -21,11 +21,11 @@ def name(path: pathlib.Path) -> str:
 
 def suffix(path: pathlib.Path) -> str:
     """Returns the end of a file's name that tells its type, in lower case: ".nii.gz", ".png"."""
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else pathlib.PurePath(name).suffix
+    whole = path.name.lower()
+    return ".nii.gz" if whole.endswith(".nii.gz") else pathlib.PurePath(whole).suffix
 
 
 def split_series(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     """Splits FOLDER#SERIES into its parts; a path without one has the series ""."""
-    name, mark, number = path.name.rpartition("#")
-    return (path.with_name(name), number) if mark and not path.exists() else (path, "")
+    folder, mark, number = path.name.rpartition("#")
+    return (path.with_name(folder), number) if mark and not path.exists() else (path, "")

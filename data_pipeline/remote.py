@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
+from data_pipeline import location
 from data_pipeline.errors import InputError
-from data_pipeline.location import is_remote, name
 
 # Copies that `staged` has put here before anybody asked for them.
 _waiting: dict[pathlib.Path, pathlib.Path] = {}
@@ -33,16 +33,16 @@ def here(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       InputError: if there is nothing at a remote path, it may not be read, or this lane cannot.
     """
-    if not is_remote(path):
+    if not location.is_remote(path):
         yield path
         return
     if path in _waiting:
-        with _told_as(name(path), _waiting[path]):
+        with _told_as(location.name(path), _waiting[path]):
             yield _waiting[path]
         return
     with tempfile.TemporaryDirectory(prefix="scan-") as folder:
         local = _streams(path).fetch(path, pathlib.Path(folder))
-        with _told_as(name(path), local):
+        with _told_as(location.name(path), local):
             yield local
 
 
@@ -63,7 +63,7 @@ def staged(groups: Sequence[Sequence[pathlib.Path]]) -> Iterator[None]:
     Raises:
       InputError: as `here`.
     """
-    wanted = [[path for path in group if is_remote(path)] for group in groups]
+    wanted = [[path for path in group if location.is_remote(path)] for group in groups]
     if not any(wanted):
         yield from (None for _ in groups)
         return
@@ -94,7 +94,7 @@ class Stamp(NamedTuple):
 
 def stamp(path: pathlib.Path) -> Stamp | None:
     """Returns size and time of the last change of a file, here or remote; None if it is none."""
-    if is_remote(path):
+    if location.is_remote(path):
         return Stamp(*found) if (found := _streams(path).stamp(path)) else None
     if not path.is_file():
         return None
@@ -106,7 +106,7 @@ def _streams(path: pathlib.Path) -> ModuleType:
     """Returns the module with TensorFlow in it, imported only when a remote path is met."""
     if importlib.util.find_spec("tensorflow_io") is None:
         raise InputError(
-            f"{name(path)} lies in object storage, which the tensorflow-io lane reads: "
+            f"{location.name(path)} lies in object storage, which the tensorflow-io lane reads: "
             "`make setup-tfio`, then the same command with .venv-tfio/bin/python"
         )
     importlib.import_module("data_pipeline.quiet_tensorflow")  # first: it silences the import

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import shutil
@@ -147,23 +148,36 @@ def train(settings: Settings, task: Task, model: str) -> pathlib.Path:
       InputError: if the training fails, or the run that is there was trained otherwise.
     """
     path = settings.runs / run_name(task, model)
-    try:
-        config = runs.load(path).config
-    except InputError:
-        pass  # not there, or interrupted
-    else:
-        asked = {"epochs": settings.epochs(task), "seed": settings.seed}
-        for name, value in asked.items():
-            if config.get(name) != value:
-                raise InputError(
-                    f"{path} was trained with {name} {config.get(name)}, and {value} is asked for; "
-                    f"delete it to train it anew, or choose another folder by --runs"
-                )
+    if is_trained(settings, task, model):
         return path
     done = subprocess.run(train_command(settings, task, model, resume=path.exists()), check=False)
     if done.returncode:
         raise InputError(f"training {path} ended with exit code {done.returncode}")
     return path
+
+
+def is_trained(settings: Settings, task: Task, model: str) -> bool:
+    """Returns whether there is a finished run, which needs no training.
+
+    Raises:
+      InputError: if it is of other data, epochs or seed.
+    """
+    path = settings.runs / run_name(task, model)
+    try:
+        config = runs.load(path).config
+    except InputError:
+        return False  # not there, or interrupted
+    known: dict[str, object] = {name: config.get(name) for name in ("epochs", "seed")}
+    asked: dict[str, object] = {"epochs": settings.epochs(task), "seed": settings.seed}
+    known["data"] = pathlib.Path(str(config.get("data"))).resolve()
+    asked["data"] = settings.data.resolve()
+    for name, value in asked.items():
+        if known[name] != value:
+            raise InputError(
+                f"{path} was trained with {name} {known[name]}, and {value} is asked for; "
+                "delete it to train it anew, or choose another folder by --runs"
+            )
+    return True
 
 
 def rows_of(task: Task, folder: pathlib.Path) -> list[tuple[str, ...]]:
@@ -257,9 +271,10 @@ def main(argv: list[str] | None = None) -> None:
     settings = from_flags(argv)
     console = rich.console.Console(highlight=False)
     rows, cost_rows = [], []
-    for task in TASKS:
-        if task.name not in settings.tasks:
-            continue
+    tasks = [task for task in TASKS if task.name in settings.tasks]
+    for task, model in itertools.product(tasks, NETWORKS):
+        is_trained(settings, task, model)  # before hours of training: refuses what will not do
+    for task in tasks:
         trained = [str(train(settings, task, model)) for model in NETWORKS]
         out = settings.results / task.name
         flags = ["--data", str(settings.data), "--split", "test", "--out", str(out)]

@@ -42,7 +42,7 @@ def items(paths: Sequence[pathlib.Path], modality: str, out: pathlib.Path) -> li
     """
     found: dict[pathlib.Path, None] = {}
     for path in paths:
-        if not path.exists() and "#" not in path.name:  # FOLDER#SERIES, see data_pipeline.read
+        if not path.exists() and "#" not in path.name:  # FOLDER#SERIES, see data_pipeline.location
             raise InputError(f"{path} does not exist")
         inside = (
             _in_folder(path, modality, out.resolve())

@@ -53,10 +53,11 @@ class Terminal:
         for label, extent in result.labels.items():
             told = [f"{extent['pixels']:,} {'pixels' if len(result.grid) == 2 else 'voxels'}"]
             sizes = ((extent.get(name), unit) for name, unit in _UNITS.items())
-            told += [f"{size:,.1f} {unit}" for size, unit in sizes if size is not None]
+            told += [f"{_short(size)} {unit}" for size, unit in sizes if size is not None]
             self._console.print(f"{label}: {', '.join(told)}")
         if result.infected_share_of_lung is not None:
-            self._console.print(f"infected share of the lung: {result.infected_share_of_lung:.1%}")
+            percent = _short(100 * result.infected_share_of_lung)
+            self._console.print(f"infected share of the lung: {percent} %")
         seconds = ", ".join(f"{step} {spent:.2f} s" for step, spent in result.seconds.items())
         self._console.print(f"{seconds}; {result.files[-1]} shows it")
 
@@ -69,3 +70,8 @@ class Terminal:
     def interrupted(self, report: pathlib.Path) -> None:
         """Tells how to go on."""
         self._console.print(f"stopped; the same command goes on from here. So far: {report}")
+
+
+def _short(value: float) -> str:
+    """Returns 5,765.5 or, of what is small, the digits that say it is there: 0.0375."""
+    return f"{value:,.1f}" if value >= 1 or value == 0 else f"{value:.3g}"

@@ -134,6 +134,17 @@ def test_a_series_below_a_remote_prefix_is_read_as_its_folder(bucket, local):
     np.testing.assert_array_equal(here.voxels, numbered.voxels)
 
 
+def test_frames_of_a_remote_series_are_those_of_its_folder(bucket, local, tmp_path):
+    spec = InputSpec("CT", ("lung",), (32, 32), "HU", window=(-1000.0, 400.0))
+    here, there = (
+        frames.open_store([cases.Case("ct", "CT", folder)], spec, tmp_path / name)
+        for name, folder in (("here", local / "ct"), ("there", pathlib.Path("s3://chest/ct")))
+    )
+    assert len(here) == len(there) > 1
+    for number in range(len(here)):
+        np.testing.assert_array_equal(here.image(number), there.image(number))
+
+
 def test_what_is_not_there_is_told_by_its_remote_name(bucket):
     with pytest.raises(InputError, match=r"^s3://chest/no\.png does not exist, or these cred"):
         read.scan(pathlib.Path("s3://chest/no.png"), "XR")

@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from data_pipeline import cases
 from data_pipeline.errors import InputError
 from evaluation import benchmark
 
@@ -35,7 +36,7 @@ def test_the_training_command_uses_only_flags_that_training_knows(tmp_path):
 def test_a_finished_run_is_used_if_it_was_trained_as_asked_and_refused_otherwise(
     tmp_path, monkeypatch
 ):
-    known = {"epochs": 56, "seed": 0}
+    known = {"epochs": 56, "seed": 0, "data": str(cases.SAMPLE)}
     monkeypatch.setattr(benchmark.runs, "load", lambda path: types.SimpleNamespace(config=known))
     ct = benchmark.TASKS[1]
     path = tmp_path / "runs" / "benchmark-ct-infection-unet"
@@ -43,6 +44,7 @@ def test_a_finished_run_is_used_if_it_was_trained_as_asked_and_refused_otherwise
     for flags, told in (
         (("--ct-epochs", "32"), "epochs 56, and 32 is asked for"),
         (("--seed", "1"), "seed 0, and 1 is asked for"),
+        (("--data", str(tmp_path)), f"data {cases.SAMPLE.resolve()}, and {tmp_path.resolve()} is"),
     ):
         with pytest.raises(InputError, match=f"{path} was trained with {told}"):
             benchmark.train(settings(tmp_path, *flags), ct, "unet")

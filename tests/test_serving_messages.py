@@ -208,7 +208,8 @@ def test_the_official_parser_reads_our_warm_up_record():
     assert theirs.predict_log.request.model_spec.name == "lung"
 
 
-# Each costs a start some 20 to 70 ms; `python -m evaluation.speed start` measures the whole.
+# Each costs a start some 20 to 70 ms; `python -m evaluation.speed start` measures the whole. What
+# these take along where it is installed (urllib3 its decoders) may be added.
 LIGHT = {"cv2", "google", "grpc", "numpy", "rich", "typing_extensions", "urllib3"}
 
 

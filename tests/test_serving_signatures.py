@@ -75,6 +75,11 @@ FILES = {
 }
 
 
+TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+UPRIGHT = TURNED.replace(b"\0\x06\0", b"\0\x01\0")
+FILES["jpeg said upright by EXIF"] = jpeg(chest(65, 83), exif=UPRIGHT)
+
+
 @pytest.mark.parametrize(("says", "inside"), [(12 / 32, False), (12 / 32 + 2**-16, True)])
 def test_a_probability_at_its_threshold_is_outside_for_server_and_client(says, inside):
     told = dataclasses.replace(tiny_network.XRAY, labels=("lung",), thresholds=(12 / 32,))
@@ -86,11 +91,6 @@ def test_a_probability_at_its_threshold_is_outside_for_server_and_client(says, i
     client = inference.mask(np.full((1, *told.shape), says, np.float32), told)
     assert np.unique(masks.mask_from_png(png_mask, told.labels).planes).tolist() == [inside]
     assert np.unique(client.planes).tolist() == [inside]
-
-
-TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-UPRIGHT = TURNED.replace(b"\0\x06\0", b"\0\x01\0")
-FILES["jpeg said upright by EXIF"] = jpeg(chest(65, 83), exif=UPRIGHT)
 
 
 @pytest.mark.parametrize("name", FILES)

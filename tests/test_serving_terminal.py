@@ -22,6 +22,7 @@ def told(capsys, grid, labels, share):
             {"pixels": 1627230, "volume_ml": 5765.451},
             "1,627,230 voxels, 5,765.5 ml",
         ),
+        ([30, 512, 512], {"pixels": 25, "volume_ml": 0.0375}, "25 voxels, 0.0375 ml"),
         ([512, 512], {"pixels": 24, "area_cm2": 1.04}, "24 pixels, 1.0 cm2"),
         ([8, 8], {"pixels": 0, "area_cm2": None}, "0 pixels"),
     ],
@@ -32,6 +33,9 @@ def test_extent_is_told_in_units_that_the_scan_knows(capsys, grid, extent, line)
     ]  # fmt: skip
 
 
-def test_the_infected_share_is_told_where_it_is_known(capsys):
-    lines = told(capsys, [8, 8], {"lung": {"pixels": 40, "area_cm2": None}}, 0.125)
-    assert lines[1] == "infected share of the lung: 12.5%"
+@pytest.mark.parametrize(
+    ("share", "percent"), [(0.125, "12.5"), (0.000126, "0.0126"), (0.0, "0.0")]
+)
+def test_the_infected_share_is_told_where_it_is_known(capsys, share, percent):
+    lines = told(capsys, [8, 8], {"lung": {"pixels": 40, "area_cm2": None}}, share)
+    assert lines[1] == f"infected share of the lung: {percent} %"

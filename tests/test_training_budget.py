@@ -64,25 +64,27 @@ def test_what_the_minutes_are_spent_on_is_said_before_the_first_step(planned, co
 
 @pytest.mark.usefixtures("still")
 @pytest.mark.parametrize(
-    ("left_s", "answers_s", "told"),
+    ("left_s", "answers_s", "validation_s", "told"),
     [
         # Once 50 steps and their validation, 35 s, then 5 s for 10 steps more; 5 are done.
-        (40, 20, "about 65 steps of 0.5 s, and 10 s held back for the last validation; few to "
+        (40, 20, 10, "about 65 steps of 0.5 s, and 10 s held back for the last validation; few to "
          "learn from: give it more --minutes, or a smaller --size"),
         # Not a whole epoch.
-        (12, 20, "about 29 steps of 0.5 s, and 10 s held back for the last validation; few to "
+        (12, 20, 10, "about 29 steps of 0.5 s, and 10 s held back for the last validation; few to "
          "learn from: give it more --minutes, or a smaller --size, or --calibration none "
          "--cleaning none"),
         # Two epochs, 70 s; of the 28 s after them the last epoch takes 25.
-        (98, 20, "about 155 steps of 0.5 s, and 10 s held back for the last validation"),
+        (98, 20, 10, "about 155 steps of 0.5 s, and 10 s held back for the last validation"),
+        # Nothing to validate on: 98 s.
+        (98, 0, 0, "about 201 steps of 0.5 s"),
     ],
 )  # fmt: skip
 def test_steps_to_come_are_foretold_after_the_fifth_and_few_ones_warned_of(
-    console, left_s, answers_s, told
+    console, left_s, answers_s, validation_s, told
 ):
-    timed = Pace(None, left_s + answers_s + 10)
+    timed = Pace(None, left_s + answers_s + validation_s)
     timed.step, timed.step_s = 5, 0.5
-    timed.validation_s, timed.answers_s = 10, answers_s
+    timed.validation_s, timed.answers_s = validation_s, answers_s
     outlook = budget.Outlook(timed, 50, console)
     for step in range(4):
         outlook.on_train_batch_end(step)

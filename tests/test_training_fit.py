@@ -19,7 +19,7 @@ from data_pipeline import cases
 from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
 from models import segmenter, zoo
-from training import backup, budget, calibrate, cleanup, config, fit, plan
+from training import backup, budget, calibrate, cleanup, config, fit, plan, run
 from training.callbacks import AskedToStop, Interrupt
 
 pytestmark = pytest.mark.usefixtures("tiny_training")
@@ -125,6 +125,20 @@ def test_an_interrupted_cross_validation_goes_on_with_folds_not_begun(phantoms, 
     train(plan.make(settings)[0])
     second = plan.make(dataclasses.replace(settings, resume=True))[1]
     assert fit.is_finished(train(second))
+
+
+def test_a_cross_validation_goes_on_only_if_its_finished_folds_were_trained_as_asked(
+    phantoms, tmp_path, capsys
+):
+    flags = (
+        f"--data {phantoms} --runs {tmp_path}/runs --cache {tmp_path}/cache --name cv --folds 2 "
+        "--size 32 --batch-size 4 --precision float32 --epochs"
+    ).split()
+    train(plan.make(config.from_flags([*flags, "1"]))[0])
+    with pytest.raises(SystemExit) as left:
+        run.main([*flags, "2", "--resume"])
+    assert left.value.code == 2
+    assert "fold0 was started with --epochs 1, not 2; resume with" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -166,14 +166,15 @@ def test_what_is_not_taken_ends_no_training_and_is_said_at_its_end(
     assert fit.is_finished(directory)
     assert said(caplog) == [
         NOT_TAKEN,
-        "MLflow has not got of this run: 2 x numbers of an epoch, settings, model_card.md, "
+        "MLflow has not got of this run: settings, 2 x numbers of an epoch, model_card.md, "
         "curves.png, config.json",
     ]
     assert only_run(client).info.status == "FINISHED"
 
 
-def test_one_epoch_that_is_not_taken_keeps_no_other_from_being_logged(
-    client, logged, monkeypatch, caplog
+@pytest.mark.parametrize("pause_s", [0.0, math.inf])
+def test_epochs_that_are_not_taken_keep_no_other_from_being_logged(
+    client, logged, monkeypatch, caplog, pause_s
 ):
     log_batch = type(client).log_batch
 
@@ -183,16 +184,16 @@ def test_one_epoch_that_is_not_taken_keeps_no_other_from_being_logged(
         log_batch(self, run_id, metrics=metrics, **more)
 
     monkeypatch.setattr(type(client), "log_batch", refuse_nan)
-    monkeypatch.setattr(mlflow_log, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(mlflow_log, "_PAUSE_S", pause_s)
     with logged() as (log,):
-        log.on_epoch_end(0, {"loss": math.nan})
-        log.on_epoch_end(1, {"loss": 1.0})
+        for epoch, loss in enumerate((math.nan, math.nan, 3.0, math.nan, 1.0)):
+            log.on_epoch_end(epoch, {"loss": loss})
     assert said(caplog) == [
         "MLflow did not take it: ValueError",
-        "MLflow has not got of this run: numbers of an epoch",
+        "MLflow has not got of this run: 3 x numbers of an epoch",
     ]
     told = client.get_metric_history(only_run(client).info.run_id, "loss")
-    assert [(m.step, m.value) for m in told] == [(1, 1.0)]
+    assert sorted((m.step, m.value) for m in told) == [(2, 3.0), (4, 1.0)]
 
 
 def test_a_server_that_is_away_is_not_asked_after_every_epoch(client, logged, monkeypatch):
@@ -207,7 +208,7 @@ def test_a_server_that_is_away_is_not_asked_after_every_epoch(client, logged, mo
         assert len(asked) == 1
 
 
-def test_a_server_that_is_away_at_the_end_is_waited_for_once(
+def test_a_server_that_is_away_at_the_end_is_not_waited_for_again_and_again(
     client, logged, monkeypatch, tmp_path, caplog
 ):
     (tmp_path / "config.json").write_text("{}")
@@ -216,12 +217,15 @@ def test_a_server_that_is_away_at_the_end_is_waited_for_once(
         log.on_train_begin()
         log.on_epoch_end(0, {"loss": 1.0})
         for name in ("get_run", "log_batch", "log_artifact", "set_terminated"):
-            monkeypatch.setattr(
-                type(client), name, lambda *told, **more: asked.append(1) or refuse()
-            )
+
+            def away(*told, name=name, **more):
+                asked.append(name)
+                refuse()
+
+            monkeypatch.setattr(type(client), name, away)
         log.on_epoch_end(1, {"loss": 1.0})
         asked.clear()
-    assert len(asked) == 1
+    assert asked == ["log_batch", "get_run"]
     missing = "numbers of an epoch, config.json, its end (FINISHED)"
     assert said(caplog) == [NOT_TAKEN, f"MLflow has not got of this run: {missing}"]
 

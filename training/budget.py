@@ -100,7 +100,7 @@ class Outlook(keras.callbacks.Callback):
         rest = min(self._steps_an_epoch, int(rest_s / pace.step_s))
         steps = pace.step + int(epochs) * self._steps_an_epoch + rest
         told = f"about {steps} steps of {pace.step_s:.2g} s"
-        if pace.validation_s:
+        if round(pace.validation_s):
             told += f", and {pace.validation_s:.0f} s held back for the last validation"
         if steps < _FEW_STEPS:
             told += "; few to learn from: give it more --minutes, or a smaller --size"

@@ -13,7 +13,7 @@ import pathlib
 import textwrap
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -36,6 +36,8 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+
+_Telling = tuple[str, Callable[[], Any]]  # what it is called, and what says it
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ class _Log(keras.callbacks.Callback):
         super().__init__()
         self._known, self._name, self._settings = directory / _ID, name, settings
         self._run_id = ""  # once it has begun
-        self._waiting: deque[tuple[str, Callable[[], Any]]] = deque()  # to be said, and what it is
+        self._waiting: deque[_Telling] = deque()
         self._refused = False  # whether anything was
         self._pause_ends_s = 0.0
         self._client, self._entities, self._experiment = _connect(uri)
@@ -131,21 +133,28 @@ class _Log(keras.callbacks.Callback):
             if self._refused:
                 _LOGGER.warning("MLflow has not got this run")
             return
-        # Each thing said to a server that is away would be waited for.
-        is_there = self._takes(lambda: self._client.get_run(self._run_id))
-        if is_there:
-            self._send()
-        missing = Counter(what for what, _ in self._waiting)
+        told = [*self._waiting]
         for path in map(self._known.with_name, artifacts):
-            say = functools.partial(self._client.log_artifact, self._run_id, str(path))
-            if path.exists() and not (is_there and self._takes(say)):
-                missing[path.name] += 1
-        end = functools.partial(self._client.set_terminated, self._run_id, status)
-        if not (is_there and self._takes(end)):
-            missing[f"its end ({status})"] += 1
-        told = [what if n == 1 else f"{n} x {what}" for what, n in missing.items()]
-        if told:
-            _LOGGER.warning("MLflow has not got of this run: %s", ", ".join(told))
+            if path.exists():
+                say = functools.partial(self._client.log_artifact, self._run_id, str(path))
+                told.append((path.name, say))
+        say = functools.partial(self._client.set_terminated, self._run_id, status)
+        told.append((f"its end ({status})", say))
+        missing = Counter(self._not_taken(told))
+        if missing:
+            listed = [what if n == 1 else f"{n} x {what}" for what, n in missing.items()]
+            _LOGGER.warning("MLflow has not got of this run: %s", ", ".join(listed))
+
+    def _not_taken(self, told: Iterable[_Telling]) -> Iterator[str]:
+        """Says everything once, and yields what is not taken; a server that is away ends it."""
+        is_there = True  # or each thing that is said to it would be waited for
+        for what, say in told:
+            if not (is_there and self._takes(say)):
+                yield what
+                is_there = is_there and self._takes(self._look)
+
+    def _look(self) -> None:
+        self._client.get_run(self._run_id)
 
     def _send(self) -> None:
         """Says what waits, until something is not taken, which then waits behind the rest."""

@@ -46,6 +46,7 @@ def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -
         fit.clear(directory)
     for number, one in enumerate(plans):
         if config.resume and fit.is_finished(one.directory):
+            record.check_same(one)
             continue
         if config.folds:
             console.print(f"fold {number + 1} of {len(plans)}")

@@ -1,4 +1,4 @@
-"""What importing the client costs: beside NumPy alone, gRPC's own stubs, and TensorFlow.
+"""What importing the client costs: beside NumPy alone, the official stubs, and TensorFlow.
 
 Each import has a new process, and all take turns, so that what else the machine does meets them
 alike. The first round, which may read from disk, does not count.
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import rich.console
 import rich.table
 
+from data_pipeline.errors import InputError
 from evaluation.speed import machine
 
 WAYS: Mapping[str, str] = {
@@ -37,9 +38,15 @@ print(json.dumps([*spent, int(peak) / 1024]))
 
 
 def measure(code: str) -> tuple[float, float, float]:
-    """Returns seconds, seconds of CPU time and peak MiB of a new process that runs some code."""
+    """Returns seconds, seconds of CPU time and peak MiB of a new process that runs some code.
+
+    Raises:
+      InputError: if it fails.
+    """
     command = [sys.executable, "-c", _MEASURE.format(code)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise InputError(f"{code}: {run.stderr.strip().splitlines()[-1]}")
     wall_s, cpu_s, peak_mib = json.loads(run.stdout)
     return wall_s, cpu_s, peak_mib
 
@@ -51,6 +58,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
     rounds = parser.parse_args(argv).rounds
+    if rounds < 1:
+        parser.error(f"--rounds is 1 or more, not {rounds}")
     found = [{way: measure(code) for way, code in WAYS.items()} for _ in range(rounds + 1)][1:]
     table = rich.table.Table("import", "s", "CPU s", "MiB")
     for way in WAYS:
