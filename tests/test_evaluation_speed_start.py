@@ -23,6 +23,11 @@ def test_what_cannot_be_imported_is_told_in_a_line():
         start.measure("import no_such")
 
 
+def test_what_was_killed_is_told_in_a_line():
+    with pytest.raises(InputError, match=r"exit code -9$"):
+        start.measure("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+
 def test_no_rounds_are_refused(capsys):
     with pytest.raises(SystemExit) as left:
         start.main(["--rounds", "0"])

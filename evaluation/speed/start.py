@@ -46,7 +46,8 @@ def measure(code: str) -> tuple[float, float, float]:
     command = [sys.executable, "-c", _MEASURE.format(code)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
-        raise InputError(f"{code}: {run.stderr.strip().splitlines()[-1]}")
+        told = run.stderr.strip() or f"exit code {run.returncode}"  # nothing, if it was killed
+        raise InputError(f"{code}: {told.splitlines()[-1]}")
     wall_s, cpu_s, peak_mib = json.loads(run.stdout)
     return wall_s, cpu_s, peak_mib
 
