@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data_pipeline import cases, frames, inference, intensity, phantom, raster
+from data_pipeline import cases, frames, inference, intensity, nifti, phantom, raster
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 
@@ -202,6 +202,48 @@ def test_a_store_holds_the_same_bytes_however_many_threads_decode(
     for number, [(image, target)] in enumerate(by_hand):
         np.testing.assert_array_equal(store.image(number)[..., 0], image)
         np.testing.assert_array_equal(store.target(number), target)
+
+
+def drawn(folder, number, slices):
+    """Writes a CT case of 64 x 72 pixels, a PNG where it has one slice: with voxels and lung."""
+    rng = np.random.default_rng(number)
+    hu = rng.integers(-1000, 400, (slices, 64, 72)).astype(np.int16)
+    lung = rng.random(hu.shape) < 0.5
+    paths = [folder / f"{number}{what}{'.png' if slices == 1 else '.nii'}" for what in ("", "m")]
+    if slices == 1:
+        raster.write(paths[0], (hu[0] + 1000).astype(np.uint16))
+        raster.write(paths[1], np.uint8(255) * lung[0])
+        told = {"rescale_slope": 1.0, "rescale_intercept": -1000.0}
+    else:
+        affine = np.array([[0, 0, 0.7, -9], [0, 0.6, 0, 8], [5.0, 0, 0, 7], [0, 0, 0, 1]])
+        nifti.write(paths[0], hu, affine)
+        nifti.write(paths[1], lung.astype(np.uint8), affine)
+        told = {}
+    return cases.Case(f"{number}", "CT", *paths, **told), hu, lung
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_single_images_and_volumes_lie_in_one_store_in_the_order_of_cases(
+    tmp_path, monkeypatch, threads
+):
+    counts = [1, 1, 3, 1, 2, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]  # more than are decoded ahead
+    chests = [drawn(tmp_path, number, slices) for number, slices in enumerate(counts)]
+    monkeypatch.setattr(frames.os, "cpu_count", lambda: threads)
+    store = frames.open_store([case for case, _, _ in chests], SLICES, tmp_path / "cache")
+    assert store.ids == [str(number) for number in range(len(counts))]
+    number = 0
+    for index, (_, hu, lung) in enumerate(chests):
+        assert store.shape(index) == hu.shape
+        for voxels, plane in zip(hu, lung, strict=True):
+            image = store.image(number)[..., 0].astype(np.float32)
+            np.testing.assert_allclose(image, windowed(voxels), atol=1e-3)
+            np.testing.assert_array_equal(store.target(number)[..., 0], frames.FULL * plane)
+            assert (store.target(number)[..., 1] == frames.NOT_ANNOTATED).all()
+            number += 1
+        places = store.places(index)  # of lung, where there is more than one tile
+        assert len(places) == (len(hu) > 1)
+        assert all(lung.ravel()[one].all() for one in places)
+    assert len(store) == number
 
 
 def test_threads_are_only_a_few_images_ahead_of_what_is_written(chest_cases, tmp_path, monkeypatch):
