@@ -44,6 +44,27 @@ def test_percentiles_are_values_of_the_image_by_rank(percentiles):
         np.testing.assert_array_equal(got, np.clip((image - low) / (high - low), 0, 1))
 
 
+# With and without whole groups of 16 neighbours, from which percentiles near an end are picked.
+@pytest.mark.parametrize(
+    "sides", [(1, 1), (1, 2), (2, 3), (5, 5), (4, 4), (4, 8), (6, 8), (8, 8), (7, 16), (33, 31)]
+)
+@pytest.mark.parametrize("percentiles", [(0.5, 99.5), (3.0, 97.0), (2.9, 96.9), (0.0, 100.0)])
+def test_percentiles_of_tiny_images_are_the_nearest_ranks_of_numpy_in_eager_and_graph(
+    percentiles, sides
+):
+    images = (noise(2, *sides, 1) - 100) * np.float32([1, -1]).reshape(2, 1, 1, 1)
+    spec = dataclasses.replace(XRAY, shape=sides, percentiles=percentiles)
+    graph = tf.function(
+        lambda voxels: intensity.normalise(voxels, spec),
+        [tf.TensorSpec((None, None, None, 1), tf.float32)],  # as frames of any size are stored
+    )
+    low, high = np.percentile(images, percentiles, (1, 2, 3), method="nearest", keepdims=True)
+    span = np.where(high > low, high - low, np.inf)
+    expected = np.clip((images - low) / span, 0, 1)
+    np.testing.assert_array_equal(intensity.normalise(images, spec), expected)
+    np.testing.assert_array_equal(graph(images), expected)
+
+
 @pytest.mark.parametrize("clahe", [False, True])
 def test_a_constant_image_becomes_finite_and_constant(clahe):
     images = np.full((1, 32, 40, 1), 117, np.float32)
