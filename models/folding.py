@@ -49,7 +49,10 @@ def fold(network: keras.Model) -> keras.Model:
         y = layer(x, *others, **named)
         return _Squares(spread[layer.name])(y) if layer.name in spread else y
 
-    copy = keras.models.clone_model(network, clone_function=clone, call_function=call)
+    # Not of the network itself: of one that was compiled, Keras would compile the clone too, for
+    # which it must find its loss by name.
+    plain = keras.Model(network.input, network.output, name=network.name)
+    copy = keras.models.clone_model(plain, clone_function=clone, call_function=call)
     for layer in copy.layers:
         if not layer.weights:
             continue  # an input may have been named anew

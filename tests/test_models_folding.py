@@ -57,6 +57,15 @@ def test_every_kind_of_convolution_takes_its_normalisation_in(convolution, optio
     check_same_answers(trained(keras.Model(inputs, layers.ReLU()(normalised))))
 
 
+def test_a_network_compiled_with_a_loss_of_its_own_is_folded_without_it():
+    spec = InputSpec("XR", ("lung",), (64, 64))
+    network = trained(zoo.NETWORKS["light"](spec))
+    network.compile("sgd", loss=lambda truth, said: keras.ops.mean(truth - said))
+    check_same_answers(network)
+    assert not folding.fold(network).compiled
+    assert network.compiled
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_a_transposed_convolution_without_overlap_becomes_one_of_single_pixels(use_bias):
     inputs = keras.Input((4, 6, 3))
