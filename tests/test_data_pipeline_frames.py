@@ -25,6 +25,24 @@ def test_a_frame_is_what_inference_shows_the_network_normalised(chest_cases, tmp
     np.testing.assert_array_equal(store.image(2), expected.astype(np.float16))
 
 
+@pytest.mark.parametrize("clahe", [False, True])
+def test_intensity_is_traced_once_whatever_the_sizes_of_images(tmp_path, monkeypatch, clahe):
+    made = [phantom.write_manifest(tmp_path / f"{n}", 2, (70 + n, 90)) for n in range(4)]
+    several = [
+        dataclasses.replace(case, id=f"{n}-{case.id}")
+        for n, path in enumerate(made)
+        for case in cases.load(path)
+    ]
+    traced, normalise = [], intensity.normalise
+    monkeypatch.setattr(
+        intensity, "normalise", lambda *told: (traced.append(1), normalise(*told))[1]
+    )
+    monkeypatch.setattr(frames.os, "cpu_count", lambda: 1)  # threads that begin at once each trace
+    frames._normaliser.cache_clear()
+    frames.open_store(several, dataclasses.replace(SPEC, clahe=clahe), tmp_path / "cache")
+    assert len(traced) == 1
+
+
 def test_a_label_that_nobody_annotated_is_marked_so_everywhere(chest_cases, tmp_path):
     store = frames.open_store(chest_cases, SPEC, tmp_path / "cache")
     assert chest_cases[0].infection_mask is None

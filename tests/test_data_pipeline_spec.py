@@ -48,6 +48,14 @@ def test_channels_count_the_slice_and_its_neighbours_on_both_sides():
         ),
         ({"shape": (8, 64, 64), "neighbours": 1}, r"a 2D network outlines; got 1 for tiles"),
         ({"frame": (512, 512), "window": (0.0, 255.0), "clahe": True}, r"at each tile's border"),
+        (
+            {"spacing_mm": (1.0, 1.0), "window": (0.0, 255.0), "clahe": True},
+            r"at each tile's border",
+        ),
+        (
+            {"spacing_mm": (1.0, 1.0), "window": (0.0, 255.0), "denoise": "median"},
+            r"at each tile's border",
+        ),
     ],
 )
 def test_a_spec_that_no_model_could_follow_is_refused(change, message):
