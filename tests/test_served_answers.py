@@ -36,17 +36,21 @@ def known(folder):
 
 @pytest.fixture(scope="module")
 def run_paths(folder, known):
+    return make_runs(folder, known, RULES)
+
+
+def make_runs(folder, known, cleaning):
     learnt = [((1.5, 0.8), (0.375, 0.5)), ((2.0, 1.2), (0.3, 0.4))]
     for seed, (temperatures, thresholds) in enumerate(learnt):
         run = folder / f"run{seed}"
         run.mkdir()
         network = tiny_network.build(seed=seed)
         spec = dataclasses.replace(
-            network.spec, temperatures=(temperatures,), thresholds=thresholds, cleaning=RULES
+            network.spec, temperatures=(temperatures,), thresholds=thresholds, cleaning=cleaning
         )
         spec.save(run / "spec.json")
         segmenter.save(run, network.network)
-        config = {"data": str(folder / "phantoms" / "manifest.csv"), "model": "tiny"}
+        config = {"data": str(known[0].image.parents[1] / "manifest.csv"), "model": "tiny"}
         (run / "config.json").write_text(json.dumps(config))
         split.save(run / "splits.csv", known, {case.id: "test" for case in known})
     return [folder / "run0", folder / "run1"]
@@ -87,3 +91,23 @@ def test_masks_from_a_server_are_those_of_the_evaluated_ensemble(exported, run_p
 def test_a_cleaned_mask_is_not_offered_by_signatures_that_cannot_clean(exported):
     # A graph has no components, so `encoded` and `masks` would give other masks than clients.
     assert set(tf.saved_model.load(str(exported / "1")).signatures) == {"serving_default", "spec"}
+
+
+def test_masks_of_files_are_cut_at_the_mean_of_thresholds_that_members_have_learnt(tmp_path, known):
+    run_paths = make_runs(tmp_path, known, ())
+    network = segmenter.load(*run_paths)
+    drawn = saved_model.warm_up_inputs(network.spec, known[0].image.read_bytes())
+    saved_model.write(network, tmp_path / "plain" / "1", drawn)
+    entrant = ensembles.load("plain", run_paths)
+    with server_process.embedded(tmp_path / "plain", "plain") as addresses:
+        model = client.connect(addresses["grpc"], "plain")
+        for case in known:
+            values = entrant.answer(case, cases.read_scan(case)).probabilities
+            means = np.float32([(0.375 + 0.3) / 2, (0.5 + 0.4) / 2]).reshape(2, 1, 1)
+            found = model.served.mask_of_file(case.image.read_bytes(), "masks")
+            np.testing.assert_array_equal(found.planes, values > means)
+            # Neither a member's own thresholds nor 0.5 would give these masks.
+            for others in ((0.375, 0.5), (0.3, 0.4), (0.5, 0.5)):
+                other = values > np.float32(others).reshape(2, 1, 1)
+                assert (other != found.planes).any()
+        model.close()
