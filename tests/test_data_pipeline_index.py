@@ -186,6 +186,20 @@ def test_radiography_database_brings_small_masks_to_their_images(root, tmp_path)
     np.testing.assert_array_equal(plane, halved)
 
 
+@pytest.mark.parametrize(("shape", "fits"), [((12, 10), True), ((13, 10), True), ((20, 20), False)])
+def test_a_mask_of_other_proportions_than_its_image_is_refused(root, tmp_path, shape, fits):
+    where = root / "COVID-19_Radiography_Dataset" / "COVID"
+    picture(where / "images" / "COVID-1.png")  # 24 x 20; a side of 12.5 is rounded either way
+    mask(where / "masks" / "COVID-1.png", np.ones(shape, np.bool_))
+    if fits:
+        indexed(root, tmp_path)
+    else:
+        with pytest.raises(
+            InputError, match=r"20 x 20 pixels and its image 24 x 20: one .* stretched"
+        ):
+            indexed(root, tmp_path)
+
+
 def test_zenodo_says_which_volumes_are_a_window(root, tmp_path):
     windowed = np.clip((CT.voxels + 1250) / 1500 * 255, 0, 255).round().astype(np.float32)
     for name, values in [("coronacases_001", CT.voxels), ("radiopaedia_10_85902_1", windowed)]:

@@ -217,6 +217,14 @@ class _Union:
         if len({plane.shape for plane in planes}) > 1:
             raise InputError(f"{self._masks[0]} and {self._masks[1]} differ in size")
         rows, cols = raster.size(self._image)
+        mask_rows, mask_cols = planes[0].shape
+        # One side tells the other to half a pixel of the smaller of the two pictures.
+        if abs(rows * mask_cols - cols * mask_rows) > max(rows, cols, mask_rows, mask_cols):
+            raise InputError(
+                f"{self._masks[0]} is {mask_rows} x {mask_cols} pixels and its image {rows} x "
+                f"{cols}: one of them is stretched or cut, and nothing says which; bring them to "
+                "one shape"
+            )
         joined = np.any(planes, axis=0).astype(np.uint8) * np.uint8(255)
         resized = cv2.resize(joined, (cols, rows), interpolation=cv2.INTER_NEAREST_EXACT)
         return np.asarray(resized)
