@@ -26,7 +26,7 @@ def test_the_training_command_uses_only_flags_that_training_knows(tmp_path):
         done = subprocess.run(
             [sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, check=False
         )
-        epochs = 24 if task.modality == "XR" else 56
+        epochs = 96 if task.modality == "XR" else 112
         assert done.stdout.split() == [
             "unet", task.modality, task.label, str(task.folds), str(epochs),
             f"benchmark-{task.name}-unet",
@@ -36,13 +36,13 @@ def test_the_training_command_uses_only_flags_that_training_knows(tmp_path):
 def test_a_finished_run_is_used_if_it_was_trained_as_asked_and_refused_otherwise(
     tmp_path, monkeypatch
 ):
-    known = {"epochs": 56, "seed": 0, "data": str(cases.SAMPLE)}
+    known = {"epochs": 112, "seed": 0, "data": str(cases.SAMPLE)}
     monkeypatch.setattr(benchmark.runs, "load", lambda path: types.SimpleNamespace(config=known))
     ct = benchmark.TASKS[1]
     path = tmp_path / "runs" / "benchmark-ct-infection-unet"
     assert benchmark.train(settings(tmp_path), ct, "unet") == path
     for flags, told in (
-        (("--ct-epochs", "32"), "epochs 56, and 32 is asked for"),
+        (("--ct-epochs", "32"), "epochs 112, and 32 is asked for"),
         (("--seed", "1"), "seed 0, and 1 is asked for"),
         (("--data", str(tmp_path)), f"data {cases.SAMPLE.resolve()}, and {tmp_path.resolve()} is"),
     ):

@@ -18,7 +18,7 @@ from models import zoo
 from training import geometry_plan, losses
 from training.geometry_plan import Geometry
 
-DEFAULT_EPOCHS = 24
+DEFAULT_EPOCHS = 96
 CALIBRATION = ("fit", "none")
 CLEANING = ("learn", "threshold", "none")
 _RUNS = pathlib.Path("runs")
