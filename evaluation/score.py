@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.cases import Case
 from data_pipeline.scan import Mask
-from evaluation import boundary, metrics
+from evaluation import boundary, metrics, stretch
 from models import calibration
 
 MM3_PER_ML = 1000.0
@@ -62,6 +62,7 @@ class LabelScore:
     predicted_size: float
     size_error: float  # predicted - true
     false_positive_size: float  # of cases whose true mask is empty
+    stretch: float
     ece: float
     brier: float
     true_positive: int
@@ -107,6 +108,7 @@ def label_scores(
             **_certainty(plane, said, bins),
             **_edges(plane, answer.mask.planes[index], answer.spacing_mm),
             **_sizes(counts, answer.spacing_mm),
+            "stretch": stretch.of(plane, answer.mask.planes[index]),
         }
         rows.append(
             (LabelScore(model=model, label=label, seen=seen, **_identity(case), **values), bins)
