@@ -3,7 +3,7 @@
     python -m evaluation.robustness runs/unet threshold --out results/robust --cases 24
 
 Every scan is spoiled in a known way and outlined again; what a model is told is still a scan in
-its own units. One figure and one table. The 24 test X-rays of the sample take about two
+its own units. One figure and one table. The 23 test X-rays of the sample take about two
 minutes a model.
 """
 

@@ -5,7 +5,7 @@
     python -m evaluation.run --ensemble both=runs/a,runs/b --tta flips --out results/both
     python -m evaluation.run threshold --modality XR --labels lung --split all --out results/xr
 
-The shipped sample's 24 test X-rays take about 20 seconds for three models. The result is a
+The shipped sample's 23 test X-rays take about 20 seconds for three models. The result is a
 folder: scores.csv, summary.json, dashboard.html, figures, tables.
 """
 

@@ -62,7 +62,7 @@ class LabelScore:
     predicted_size: float
     size_error: float  # predicted - true
     false_positive_size: float  # of cases whose true mask is empty
-    stretch: float
+    stretch: float  # how much wider the true mask is, for its height
     ece: float
     brier: float
     true_positive: int

@@ -145,7 +145,7 @@ def make(scored: Sequence[Scored], *, training_asked_for: bool, seed: int = 0) -
     cases = cases[~cases["case_id"].isin(left_out)]
     kept = [trial for trial in scored if trial.case.case_id not in left_out]
     warnings += _patients_unknown(scores) + _few_patients(scores) + _confounded(scores)
-    warnings += stretch.suspicions(scores)
+    warnings += stretch.suspicions(scores, patients(scores))
     return Summary(
         labels=tuple(_label_summaries(scores, kept, seed)),
         comparisons=tuple(_comparisons(scores, seed)),

@@ -35,25 +35,29 @@ def test_an_empty_mask_or_a_line_has_no_proportions(other):
     assert math.isnan(stretch.of(box(4, 4), other))
 
 
+def told_of(rows):
+    return list(stretch.suspicions(rows, rows["case_id"].to_numpy()))
+
+
 def scores(stretches, dice=0.9):
     return pd.DataFrame(
         {"model": "unet", "dataset": "d", "label": "lung", "dice": dice, "stretch": stretches}
-    )
+    ).assign(case_id=[f"c{n}" for n in range(len(stretches))])
 
 
 def test_a_data_set_whose_masks_are_too_wide_is_told_of():
-    (told,) = stretch.suspicions(scores([1.2, 1.15, 1.1, 1.2, 0.99] + [1.12] * 15))
+    (told,) = told_of(scores([1.2, 1.15, 1.11, 1.2, 0.99] + [1.12] * 15))
     assert told.startswith("STRETCHED? d: for their height, annotated lung masks are wider than")
-    assert "unet outlines (19 of 20 cases; median 1.12 times)" in told
-    (told,) = stretch.suspicions(scores([0.9] * 12))
+    assert "unet outlines (19 of 20 patients; median 1.12 times)" in told
+    (told,) = told_of(scores([0.8] * 12))
     assert "narrower" in told
-    assert "(12 of 12 cases; median 0.90 times)" in told
+    assert "(12 of 12 patients; median 0.80 times)" in told
 
 
 @pytest.mark.parametrize(
     "rows",
     [
-        scores([1.03] * 20),  # all on one side, but by little
+        scores([1.09] * 20),  # all on one side, but by little
         scores([1.2] * 11 + [0.8] * 9),  # far from 1, on either side
         scores([1.2] * 9),  # 1 in 256 by chance
         scores([1.2] * 20, dice=0.6),  # not of one shape
@@ -61,4 +65,10 @@ def test_a_data_set_whose_masks_are_too_wide_is_told_of():
     ],
 )
 def test_what_may_be_chance_or_says_nothing_is_not_told(rows):
-    assert not list(stretch.suspicions(rows))
+    assert not told_of(rows)
+
+
+def test_slices_of_few_patients_prove_nothing():
+    rows = scores([1.2] * 30)
+    assert told_of(rows)
+    assert not list(stretch.suspicions(rows, np.repeat(["a", "b", "c"], 10)))

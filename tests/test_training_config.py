@@ -115,3 +115,12 @@ def test_copies_of_a_slice_whose_patients_are_unknown_stay_in_one_fold():
     settings = config.TrainConfig(modality="CT", labels="infection", folds=5, name="x")
     for planned in plan.make(settings):
         assert planned.splits["medseg-10"] == planned.splits["medseg-43"]
+
+
+def test_without_a_budget_a_training_is_4800_steps_long_or_ten_passes():
+    plain = config.from_flags([])
+    assert plain.epochs_of(50) == 96
+    assert plain.epochs_of(188) == 26  # 25.5
+    assert plain.epochs_of(3000) == 10
+    assert config.from_flags(["--epochs", "3"]).epochs_of(3000) == 3
+    assert plain.budget() == "4,800 steps or 10 epochs, whichever is more"

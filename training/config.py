@@ -18,7 +18,8 @@ from models import zoo
 from training import geometry_plan, losses
 from training.geometry_plan import Geometry
 
-DEFAULT_EPOCHS = 96
+# Without a budget: on the sample more steps gain little; large data sets are passed ten times.
+_DEFAULT_STEPS, _DEFAULT_PASSES = 4_800, 10
 CALIBRATION = ("fit", "none")
 CLEANING = ("learn", "threshold", "none")
 _RUNS = pathlib.Path("runs")
@@ -36,7 +37,11 @@ class TrainConfig:
     data: pathlib.Path = _flag(SAMPLE, "manifest, or folder with a manifest.csv")
     modality: str = _flag("XR", "which cases", choices=MODALITIES)
     labels: str = _flag("lung", "what to outline, for example lung,infection")
-    epochs: int | None = _flag(None, f"passes over the data; {DEFAULT_EPOCHS} if no --minutes")
+    epochs: int | None = _flag(
+        None,
+        f"passes over the data; if no --minutes, what makes {_DEFAULT_STEPS:,} steps, at least "
+        f"{_DEFAULT_PASSES}",
+    )
     minutes: float | None = _flag(None, "wall-clock budget that the schedule is planned into")
     name: str = _flag("", "the run directory is RUNS/NAME; made from model and time if empty")
     seed: int = _flag(0, "decides split, order, augmentation and first weights")
@@ -121,6 +126,18 @@ class TrainConfig:
             raise InputError("--resume goes on with a run, --overwrite deletes it: choose one")
         if self.resume and not self.name:
             raise InputError("--resume needs the --name of the run to go on with")
+
+    def epochs_of(self, steps_an_epoch: int) -> int:
+        """Returns how many epochs to train for where no minutes are set."""
+        return self.epochs or max(_DEFAULT_PASSES, round(_DEFAULT_STEPS / steps_an_epoch))
+
+    def budget(self) -> str:
+        """Says what one training may take."""
+        if self.minutes:
+            return f"{self.minutes:g} minutes"
+        if self.epochs:
+            return f"{self.epochs} epochs"
+        return f"{_DEFAULT_STEPS:,} steps or {_DEFAULT_PASSES} epochs, whichever is more"
 
     def window_limits(self) -> tuple[float, float] | None:
         """Returns the window as numbers; None if none is set."""

@@ -28,7 +28,6 @@ from training import (
     watching,
 )
 from training.averaging import Average, SharedStatistics
-from training.config import DEFAULT_EPOCHS
 from training.pace import Pace
 from training.plan import Plan
 from training.trainee import Trainee
@@ -190,7 +189,7 @@ def _set_up(plan: Plan, pace: Pace, console: rich_console.Console) -> _Setup:
         pace=pace,
     )
     if not config.minutes:
-        pace.total_steps = (config.epochs or DEFAULT_EPOCHS) * setup.steps_an_epoch
+        pace.total_steps = config.epochs_of(setup.steps_an_epoch) * setup.steps_an_epoch
     return setup
 
 

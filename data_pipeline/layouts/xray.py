@@ -218,7 +218,7 @@ class _Union:
             raise InputError(f"{self._masks[0]} and {self._masks[1]} differ in size")
         rows, cols = raster.size(self._image)
         mask_rows, mask_cols = planes[0].shape
-        # One side tells the other to half a pixel of the smaller of the two pictures.
+        # One side tells the other to a pixel, since sides are rounded.
         if abs(rows * mask_cols - cols * mask_rows) > max(rows, cols, mask_rows, mask_cols):
             raise InputError(
                 f"{self._masks[0]} is {mask_rows} x {mask_cols} pixels and its image {rows} x "
