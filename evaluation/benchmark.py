@@ -169,8 +169,8 @@ def is_trained(settings: Settings, task: Task, model: str) -> bool:
         return False  # not there, or interrupted
     known: dict[str, object] = {name: config.get(name) for name in ("epochs", "seed")}
     asked: dict[str, object] = {"epochs": settings.epochs(task), "seed": settings.seed}
-    known["data"] = pathlib.Path(str(config.get("data"))).resolve()
-    asked["data"] = settings.data.resolve()
+    known["data"] = cases.manifest_file(pathlib.Path(str(config.get("data")))).resolve()
+    asked["data"] = cases.manifest_file(settings.data).resolve()
     for name, value in asked.items():
         if known[name] != value:
             raise InputError(

@@ -116,7 +116,9 @@ def _spec(
     first: Run | None, manifest: pathlib.Path, modality: str | None, labels: str | None
 ) -> InputSpec:
     if first is not None:
-        return first.spec
+        # Not its thresholds and cleaning: a baseline is the same beside any network.
+        own = first.spec
+        return InputSpec(own.modality, own.labels, _ANY_TILE, own.units)
     modality = modality or "XR"
     wanted = known_labels.parse(labels or "lung")
     units = entrants.first_units(cases.load(manifest), modality)

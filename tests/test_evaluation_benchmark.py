@@ -40,11 +40,14 @@ def test_a_finished_run_is_used_if_it_was_trained_as_asked_and_refused_otherwise
     monkeypatch.setattr(benchmark.runs, "load", lambda path: types.SimpleNamespace(config=known))
     ct = benchmark.TASKS[1]
     path = tmp_path / "runs" / "benchmark-ct-infection-unet"
+    manifest = tmp_path.resolve() / "manifest.csv"
     assert benchmark.train(settings(tmp_path), ct, "unet") == path
+    in_folder = settings(tmp_path, "--data", str(cases.SAMPLE.parent))  # the same manifest
+    assert benchmark.train(in_folder, ct, "unet") == path
     for flags, told in (
         (("--ct-epochs", "32"), "epochs 112, and 32 is asked for"),
         (("--seed", "1"), "seed 0, and 1 is asked for"),
-        (("--data", str(tmp_path)), f"data {cases.SAMPLE.resolve()}, and {tmp_path.resolve()} is"),
+        (("--data", str(tmp_path)), f"data {cases.SAMPLE.resolve()}, and {manifest} is"),
     ):
         with pytest.raises(InputError, match=f"{path} was trained with {told}"):
             benchmark.train(settings(tmp_path, *flags), ct, "unet")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from data_pipeline import cases, phantom, raster, split
-from data_pipeline.spec import InputSpec
-from evaluation import run, score
+from data_pipeline.spec import Cleaning, InputSpec
+from evaluation import entering, run, runs, score
 from models import segmenter
 
 # Keras 3.15 converts variables in a way that NumPy 2 deprecates.
@@ -69,6 +69,18 @@ def command(*arguments):
         env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
+
+
+def test_a_baseline_is_the_same_beside_any_network(make_run, manifest):
+    path = make_run("learnt", manifest)
+    given = runs.load(pathlib.Path(path)).spec
+    rule = Cleaning(fill_holes=True)
+    dataclasses.replace(given, thresholds=(0.3,), cleaning=(rule,)).save(
+        pathlib.Path(path) / "spec.json"
+    )
+    (network, baseline), _ = entering.enter([path, "threshold"])
+    assert network.spec.thresholds == (0.3,)
+    assert (baseline.model.spec.thresholds, baseline.model.spec.cleaning) == ((), ())
 
 
 def test_two_runs_and_the_threshold_are_scored_on_the_same_cases(
