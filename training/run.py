@@ -1,6 +1,6 @@
 """Trains a network: `python -m training.run --model unet`.
 
-On the shipped sample and 2 CPU cores that multiply bfloat16 (AVX-512) this takes about 6 minutes,
+On the shipped sample and 2 CPU cores that multiply bfloat16 (AVX-512) this takes about 7 minutes,
 20 on older ones, and reaches a Dice of about 0.96 on X-ray lungs of patients it has not
 seen; `--minutes` fits it into any time.
 """
