@@ -14,8 +14,8 @@ import scipy.stats
 from evaluation import metrics
 
 # Medians of data sets whose masks lie right were 0.975 to 1.010 for a U-Net (three of X-rays, 270
-# cases), up to 1.06 for thresholding, and 1.05 to 1.09 where one mask has the heart and the other
-# has not; of a data set whose masks were up to a quarter too wide, 1.13.
+# cases), up to 1.06 for thresholding, and 1.05 to 1.09 where an ellipse for the heart was cut from
+# one of the masks; of a data set whose masks were up to a quarter too wide, 1.13.
 _NOTABLE = 0.1
 _ALIKE_DICE = 0.7  # below, two masks are not of one shape, and their proportions say nothing
 _BY_CHANCE = 0.001  # that so many of a data set's patients lie on one side of 1
