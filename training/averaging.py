@@ -31,21 +31,20 @@ class Average(keras.callbacks.Callback):
         self._weights = [weight.value for weight in model.weights]
         self._average = [tf.Variable(weight, trainable=False) for weight in self._weights]
         self._step = tf.Variable(0.0, trainable=False)
-        # Of this object alone: TensorFlow takes a decorated method of every fold's average for one
-        # function that is traced again and again, and warns.
-        self._followed, self._exchanged = tf.function(self._follow), tf.function(self._exchange)
 
     @property
     def variables(self) -> list[tf.Variable]:
         """All that the average consists of: its values, in the order of model.weights, and t."""
         return [*self._average, self._step]
 
+    @tf.function
     def _follow(self) -> None:
         keep = tf.minimum(self._decay, (1.0 + self._step) / (10.0 + self._step))
         for average, weight in zip(self._average, self._weights, strict=True):
             average.assign(keep * average + (1.0 - keep) * weight)
         self._step.assign_add(1.0)
 
+    @tf.function
     def _exchange(self) -> None:
         for average, weight in zip(self._average, self._weights, strict=True):
             before = weight.read_value()
@@ -54,24 +53,24 @@ class Average(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Moves the average towards the weights after a step."""
-        self._followed()
+        self._follow()
 
     def on_test_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Lets validation see the average."""
-        self._exchanged()
+        self._exchange()
 
     def on_test_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Lets training go on from the last weights."""
-        self._exchanged()
+        self._exchange()
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Lets the model hold the average instead of the last weights."""
-        self._exchanged()
+        self._exchange()
         try:
             yield
         finally:
-            self._exchanged()
+            self._exchange()
 
 
 class SharedStatistics(keras.callbacks.Callback):
