@@ -80,7 +80,7 @@ def _largest(values: tf.Tensor, count: tf.Tensor, *, few: bool) -> tf.Tensor:
         groups = tf.reshape(values, (-1, size // _GROUP, _GROUP))
         holding = tf.math.top_k(tf.reduce_max(groups, axis=2), count, sorted=False)[1]
         values = tf.reshape(tf.gather(groups, holding, batch_dims=1), (-1, count * _GROUP))
-    return tf.math.top_k(values, count)[0][:, -1]
+    return tf.reduce_min(tf.math.top_k(values, count, sorted=False)[0], axis=1)
 
 
 def _denoise(images: tf.Tensor, how: str) -> tf.Tensor:

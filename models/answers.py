@@ -25,24 +25,42 @@ class Answer:
 
     def __init__(self, networks: Sequence[keras.Model], spec: InputSpec) -> None:
         """Takes networks from [0, 1] to probabilities, all of one spec."""
-        self._sizes: list[list[Answers]] = [
-            [_plain(network), *(Resized(network, scale) for scale in spec.scales)]
-            for network in networks
+        rows = spec.temperatures or [()] * len(networks)
+        self._members = [
+            _member(network, spec, temperatures)
+            for network, temperatures in zip(networks, rows, strict=True)
         ]
-        self._spec = spec
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Images (n, *shape, channels) in [0, 1] to probabilities (n, *shape, labels)."""
-        rows = self._spec.temperatures or [()] * len(self._sizes)
-        said = []
-        for sizes, temperatures in zip(self._sizes, rows, strict=True):
-            views = [_flipped(one, images, self._spec.flips) for one in sizes]
-            said.append(calibrated(_mean(views), temperatures))
-        return _mean(said)
+        return _mean([member(images) for member in self._members])
+
+
+def _member(network: keras.Model, spec: InputSpec, temperatures: Sequence[float]) -> Answers:
+    """Returns what one network says: its views averaged and divided by its temperatures."""
+    logits = _before_sigmoid(network)
+    if temperatures and logits is not None and not spec.flips and not spec.scales:
+        # The same without the way back from probabilities, a twentieth of a pass of `light`.
+        return lambda images: _tempered(logits(images, training=False), temperatures)
+    sizes = [_plain(network), *(Resized(network, scale) for scale in spec.scales)]
+    return lambda images: calibrated(
+        _mean([_flipped(one, images, spec.flips) for one in sizes]), temperatures
+    )
 
 
 def _plain(network: keras.Model) -> Answers:
     return lambda images: network(images, training=False)
+
+
+def _before_sigmoid(network: keras.Model) -> keras.Model | None:
+    """Returns a network up to its logits; None if it does not end in a sigmoid of its own."""
+    last = network.output._keras_history.operation
+    if (
+        type(last) is not keras.layers.Activation
+        or last.activation is not keras.activations.sigmoid
+    ):
+        return None
+    return keras.Model(network.input, last.input)
 
 
 def _flipped(network: Answers, images: tf.Tensor, flips: Sequence[Sequence[int]]) -> tf.Tensor:
@@ -70,8 +88,11 @@ def calibrated(probabilities: tf.Tensor, temperatures: Sequence[float]) -> tf.Te
     if not temperatures:
         return probabilities
     held = tf.clip_by_value(probabilities, FLOOR, 1.0 - FLOOR)
-    logits = tf.math.log(held) - tf.math.log(1.0 - held)  # ONNX has no log1p
-    return tf.sigmoid(logits / tf.constant(temperatures, tf.float32))
+    return _tempered(tf.math.log(held) - tf.math.log(1.0 - held), temperatures)  # no log1p in ONNX
+
+
+def _tempered(logits: tf.Tensor, temperatures: Sequence[float]) -> tf.Tensor:
+    return tf.sigmoid(tf.cast(logits, tf.float32) / tf.constant(temperatures, tf.float32))
 
 
 class Resized:

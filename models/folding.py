@@ -67,7 +67,7 @@ def fold(network: keras.Model) -> keras.Model:
 class _Squares(layers.Layer):
     """Lays channels out as squares of pixels: (n, r, c, s * s * d) to (n, s * r, s * c, d).
 
-    keras.ops has no depth_to_space in the last version for Python 3.10.
+    By a transposition, since tf.nn.depth_to_space takes twice as long on a CPU.
     """
 
     def __init__(self, size: int, **named: Any) -> None:
@@ -75,7 +75,12 @@ class _Squares(layers.Layer):
         self.size = size
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.depth_to_space(x, self.size)
+        rows, cols, channels = x.shape[1:]
+        lines = tf.reshape(x, (-1, rows, cols, self.size, channels // self.size))
+        squares = tf.transpose(lines, (0, 1, 3, 2, 4))
+        return tf.reshape(
+            squares, (-1, rows * self.size, cols * self.size, channels // self.size**2)
+        )
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"size": self.size}

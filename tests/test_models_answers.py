@@ -105,6 +105,17 @@ def test_views_are_averaged_and_only_then_calibrated():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_one_view_is_calibrated_by_its_logits_as_by_its_probabilities(precision):
+    spec = dataclasses.replace(PLAIN, temperatures=((2.0,),))
+    images = tiles(spec)
+    built = unet.build(PLAIN, (4, 4))
+    said = np.float64(segmenter.Network(built, PLAIN).in_precision(precision).predict(images))
+    found = segmenter.Network(built, spec).in_precision(precision).predict(images)
+    assert np.ptp(said) > 0.01  # there is something to calibrate
+    np.testing.assert_allclose(found, 1 / (1 + ((1 - said) / said) ** 0.5), atol=1e-6)
+
+
 def test_a_volume_is_resized_too():
     spec = InputSpec("CT", ("lung",), (8, 16, 16), "HU", window=(0.0, 1.0), scales=(1.25,))
     network = segmenter.Network(unet.build(spec, (4, 4)), spec)
