@@ -42,7 +42,7 @@ def _member(network: keras.Model, spec: InputSpec, temperatures: Sequence[float]
     if temperatures and logits is not None and not spec.flips and not spec.scales:
         # The same without the way back from probabilities, a twentieth of a pass of `light`.
         return lambda images: _tempered(logits(images, training=False), temperatures)
-    sizes = [_plain(network), *(Resized(network, scale) for scale in spec.scales)]
+    sizes: list[Answers] = [_plain(network), *(Resized(network, scale) for scale in spec.scales)]
     return lambda images: calibrated(
         _mean([_flipped(one, images, spec.flips) for one in sizes]), temperatures
     )

@@ -42,6 +42,7 @@ _SERVER_FLAGS = (
     "--allow_version_labels_for_unavailable_models",
     "--enable_batching",
     "--batching_parameters_file=/config/batching.config",
+    f"--tensorflow_intra_op_parallelism={batch_fit.THREADS}",
     "--monitoring_config_file=/config/monitoring.config",
     "--enable_grpc_healthcheck_service",
 )

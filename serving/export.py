@@ -29,7 +29,7 @@ from data_pipeline import onednn, tta
 from data_pipeline.errors import one_line_for_bad_input
 from models import segmenter
 from models.segmenter import Network
-from serving import formats, gate, golden, proof, saved_model, version_folder
+from serving import formats, forward_times, gate, golden, proof, saved_model, version_folder
 from serving.parity import Golden
 
 GOLDEN_CASES = 4
@@ -149,6 +149,8 @@ def export(
             told |= {"against_float32": far, "masks_equal": far["masks_equal"]}
         for name in also:
             told[name] = _add_format(name, network, folder, cases, console)
+        with console.status("measuring forward passes"):
+            told["pass_ms"] = forward_times.pass_ms(folder)
         (folder / proof.PLACE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         return version_folder.publish(folder, out)
 

@@ -1,9 +1,8 @@
 """The gate of an export: a model is run in every way there is, and its masks are compared."""
 
-import multiprocessing
 import pathlib
 from collections.abc import Callable, Sequence
-from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +11,7 @@ from rich import console as rich_console
 from data_pipeline import inference
 from data_pipeline.spec import InputSpec
 from models.segmenter import Network
-from serving import client, formats, parity, saved_model, server_process
+from serving import client, formats, fresh_process, parity, saved_model, server_process
 from serving.connection import Access
 from serving.parity import Answer, Golden
 
@@ -127,12 +126,10 @@ def _fresh(work: Callable[..., T], *told: object) -> T:
     Raises:
       NotProven: if it ends its process.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        try:
-            return pool.submit(work, *told).result()
-        except futures.process.BrokenProcessPool as error:
-            raise parity.NotProven("not exported: the model ended its process") from error
+    try:
+        return fresh_process.run(work, *told)
+    except BrokenProcessPool as error:
+        raise parity.NotProven("not exported: the model ended its process") from error
 
 
 def _loaded_anew(folder: pathlib.Path, cases: Sequence[Golden]) -> list[Answer]:

@@ -30,7 +30,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from data_pipeline import errors, onednn, ports
 from data_pipeline.errors import InputError
-from serving import proof
+from serving import operation_threads, proof
 from serving.server import flags as server_flags
 from serving.server import model_config, version_policy
 
@@ -81,7 +81,8 @@ def plan(argv: Sequence[str], backend: str = "auto") -> Launch:
     if not any(argument.startswith("--rest_api_port") for argument in argv):
         flags = dataclasses.replace(flags, rest_api_port=DEFAULT_REST_PORT)
     server_flags.check_complete(flags)
-    models = _models(flags)
+    models, versions = _models(flags)
+    flags = _with_threads(flags, models, versions)
     for port in (flags.port, flags.rest_api_port):
         ports.check_free(flags.bind_address, port)
     kind, program = _find_server(backend)
@@ -114,21 +115,48 @@ def run(launch: Launch, wait_s: float) -> int:
     return 128 - code if code < 0 else code
 
 
-def _models(flags: server_flags.Flags) -> tuple[Model, ...]:
-    """The models named on the command line or in the config file, each with a version."""
+def _models(flags: server_flags.Flags) -> tuple[tuple[Model, ...], list[pathlib.Path]]:
+    """The models named on the command line or in the config file, and their versions."""
     if flags.model_config_file:
         config = model_config.read_models(flags.model_config_file)
     else:
         config = model_config.of_one_model(flags.model_name, flags.model_base_path)
     models = config.model_config_list.config
-    for model in models:
-        _check_versions(model)
-    return tuple(Model(model.name, model.base_path) for model in models)
+    versions = [version for model in models for version in _versions(model)]
+    for version in versions:
+        if _is_ours(version):
+            proof.check_setting(version)
+    return tuple(Model(model.name, model.base_path) for model in models), versions
 
 
-def _check_versions(model: model_server_config_pb2.ModelConfig) -> None:
+def _is_ours(version: pathlib.Path) -> bool:
+    """Whether a version was proven; any SavedModel is served."""
+    return (version / proof.PLACE).exists()
+
+
+def _with_threads(
+    flags: server_flags.Flags, models: Sequence[Model], versions: Sequence[pathlib.Path]
+) -> server_flags.Flags:
+    """The flags with as many threads an operation as were best where the models were exported.
+
+    Batches are left alone, and so is what somebody has chosen.
+    """
+    chosen = (
+        *(flags.tensorflow_session_parallelism, flags.tensorflow_intra_op_parallelism),
+        *(flags.tensorflow_inter_op_parallelism, flags.tensorflow_session_config_file),
+        *(flags.platform_config_file, flags.enable_batching),
+    )
+    known = all("://" not in model.base_path for model in models) and all(map(_is_ours, versions))
+    if any(chosen) or not known:
+        return flags
+    best = operation_threads.best([proof.read(version).pass_ms for version in versions])
+    return dataclasses.replace(flags, tensorflow_intra_op_parallelism=best or 0)
+
+
+def _versions(model: model_server_config_pb2.ModelConfig) -> list[pathlib.Path]:
+    """The versions that a server would load; none of a model that lies elsewhere."""
     if "://" in model.base_path:
-        return
+        return []
     path = pathlib.Path(model.base_path)
     if not path.is_dir():
         raise InputError(f"model {model.name}: there is no folder {path}")
@@ -139,9 +167,9 @@ def _check_versions(model: model_server_config_pb2.ModelConfig) -> None:
             f"model {model.name}: no version in {path}; expected a folder with a number for a "
             f"name and a saved_model.pb in it, such as {path}/1/saved_model.pb"
         )
-    for version in version_policy.chosen(model.model_version_policy, whole).values():
-        if pathlib.Path(version, proof.PLACE).exists():  # any SavedModel is served; ours have one
-            proof.check_setting(pathlib.Path(version))
+    return list(
+        map(pathlib.Path, version_policy.chosen(model.model_version_policy, whole).values())
+    )
 
 
 def _find_server(backend: str) -> tuple[str, tuple[str, ...]]:

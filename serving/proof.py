@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 
 from data_pipeline import onednn
 from data_pipeline.errors import InputError
@@ -17,6 +18,7 @@ class Proof:
     masks_equal: bool  # to those of the trained model in float32
     precision: str
     onednn: bool | None  # with oneDNN's kernels, which round differently; None: not told
+    pass_ms: Mapping[int, float]  # of a row where it was exported, by threads an operation
 
 
 def read(version: pathlib.Path) -> Proof:
@@ -36,6 +38,7 @@ def read(version: pathlib.Path) -> Proof:
         masks_equal=told.get("masks_equal") is True,
         precision=told.get("precision", "float32"),
         onednn=told.get("onednn"),
+        pass_ms={int(threads): ms for threads, ms in told.get("pass_ms", {}).items()},
     )
 
 

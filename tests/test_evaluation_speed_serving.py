@@ -20,9 +20,10 @@ def served(clients, server, graph, queue=0.0, *, batching=False, send="tile"):
     }  # fmt: skip
 
 
-def in_process(runtime, callers, milliseconds):
+def in_process(runtime, callers, milliseconds, threads=1):
     return {
-        "runtime": runtime, "callers": callers, "a_second": 1000 * callers / milliseconds,
+        "runtime": runtime, "callers": callers, "threads": threads,
+        "a_second": 1000 * callers / milliseconds,
         "milliseconds": {"p50": milliseconds, "p95": milliseconds, "p99": milliseconds},
         "different_pixels": 0,
     }  # fmt: skip
@@ -33,8 +34,10 @@ MEASURED = {
     "tile": [256, 192],
     "cores": 2,
     "in_process": [
-        in_process("tensorflow", 1, 20.0), in_process("tensorflow", 2, 25.0),
-        in_process("openvino", 1, 25.0), in_process("openvino", 2, 40.0),
+        in_process("tensorflow", 1, 24.0, threads=2), in_process("tensorflow", 2, 30.0),
+        in_process("tensorflow session", 1, 20.0), in_process("tensorflow session", 2, 25.0),
+        in_process("openvino", 1, 25.0, threads=2), in_process("openvino", 1, 30.0),
+        in_process("openvino", 2, 40.0),
     ],
     "served": [
         served(1, 22.0, 20.0), served(16, 220.0, 30.0),
@@ -79,7 +82,7 @@ def test_the_report_in_markdown_says_where_it_was_measured_and_has_every_table()
     assert text.startswith(
         "2026-11-24, 2 cores of AMD, Python 3.11; numpy 2.4.\n\n## light, 256 x 192"
     )
-    assert "| openvino | 2 | 40.0 | 40.0 | 40.0 | 50.0 | 0 |\n" in text
+    assert "| openvino | 2 | 1 | 40.00 | 40.00 | 40.00 | 50.0 | 0 |\n" in text
     assert "| grpc | tile | on | 16 | 200.0 | 200.0 | 200.0 | 80.0 | 20.00 | 5.00 |\n" in text
     assert "| grpc | tile | off | 1 | 1.0 | 2.0 | 2.0 | 0.0 | 20.0 | 3.0 |\n" in text
     assert "\n- gRPC adds 2.0 ms to a pass of 20.0 ms, 10 %\n" in text

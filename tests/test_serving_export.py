@@ -48,6 +48,7 @@ def without_processes(monkeypatch, network):
     monkeypatch.setattr(gate, "_fresh", lambda _, __, given: answers("saved_model", given))
     monkeypatch.setattr(gate, "_over", lambda api, _, __, given: answers(api, given))
     monkeypatch.setattr(gate.server_process, "embedded", embedded)
+    monkeypatch.setattr(export.forward_times, "pass_ms", lambda _: {1: 2.5, 2: 4.0})
     return changes
 
 
@@ -101,6 +102,7 @@ def test_the_proof_is_kept_without_names_of_cases(network, one_case, without_pro
     assert proof["run"] == "runs/unet"
     assert proof["masks_equal"] is True
     assert proof["onednn"] is True
+    assert proof["pass_ms"] == {"1": 2.5, "2": 4.0}
     assert proof["largest_probability_difference"] == {"saved_model": 0, "grpc": 0, "rest": 0}
     [case] = proof["golden_cases"]
     planes = gate._trained(network, named[0]).planes

@@ -25,15 +25,33 @@ _WARM_UP = 3
 
 
 def _tensorflow(version: pathlib.Path, threads: int, callers: int) -> Forward:
+    del callers
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(callers)
     # Held by the closure: a signature does not keep the model that it belongs to.
     model = tf.saved_model.load(str(version))
     return lambda voxels: model.signatures["serving_default"](voxels=tf.constant(voxels))[
         "probabilities"
     ].numpy()
+
+
+def _session(version: pathlib.Path, threads: int, callers: int) -> Forward:
+    """As model servers run it."""
+    del callers
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
+    config.experimental.disable_thread_spinning = True
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph, config=config)
+    with graph.as_default():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
+    signature = loaded.signature_def["serving_default"]
+    run: Forward = session.make_callable(
+        signature.outputs["probabilities"].name, [signature.inputs["voxels"].name]
+    )
+    return run
 
 
 def _onnxruntime(version: pathlib.Path, threads: int, callers: int) -> Forward:
@@ -70,6 +88,7 @@ def _openvino(version: pathlib.Path, threads: int, callers: int) -> Forward:
 
 RUNTIMES: dict[str, Callable[[pathlib.Path, int, int], Forward]] = {
     "tensorflow": _tensorflow,
+    "tensorflow session": _session,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }

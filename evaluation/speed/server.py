@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -102,7 +103,7 @@ def _get(url: str) -> str:
 def running(
     versions: pathlib.Path, scratch: pathlib.Path, batching: pathlib.Path | None
 ) -> Iterator[Server]:
-    """Runs the embedded server on free ports until the block ends.
+    """Runs the embedded server on free ports, as serving.launch would, until the block ends.
 
     Args:
       versions: exports/MODEL.
@@ -118,18 +119,16 @@ def running(
     words = ["--enable_batching", f"--batching_parameters_file={batching}"] if batching else []
     log = scratch / "server.log"
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "serving.model_server"),
-                *(f"--port={grpc_port}", f"--rest_api_port={rest_port}"),
-                f"--model_name={versions.name}",
-                f"--model_base_path={versions.resolve()}",
-                f"--monitoring_config_file={monitoring}",
-                *words,
-            ],
-            stdout=file,
-            stderr=file,
+        command = run(
+            *("serving.launch", "--dry-run", "--backend=embedded"),
+            *(f"--port={grpc_port}", f"--rest_api_port={rest_port}"),
+            f"--model_name={versions.name}",
+            f"--model_base_path={versions.resolve()}",
+            f"--monitoring_config_file={monitoring}",
+            *words,
         )
+        # Not the launcher itself: what is measured is the process of the server.
+        process = subprocess.Popen(shlex.split(command), stdout=file, stderr=file)
     try:
         server = Server(versions.name, grpc_port, rest_port, process.pid)
         _await(process, f"http://{server.addresses['rest']}/v1/models/{versions.name}", log)
@@ -154,8 +153,8 @@ def _await(process: "subprocess.Popen[bytes]", url: str, log: pathlib.Path) -> N
         time.sleep(0.2)
 
 
-def run(module: str, *words: str) -> None:
-    """Runs one of the project's commands to its end.
+def run(module: str, *words: str) -> str:
+    """Runs one of the project's commands to its end, and returns what it printed.
 
     Raises:
       InputError: with its last line, if it fails, or if it does not end.
@@ -170,6 +169,7 @@ def run(module: str, *words: str) -> None:
     if ended.returncode:
         told = _last_line(ended.stderr) or _last_line(ended.stdout)
         raise InputError(f"python -m {module} failed: {told}")
+    return ended.stdout.decode()
 
 
 def _last_line(text: bytes) -> str:

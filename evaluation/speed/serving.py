@@ -129,25 +129,26 @@ def _in_process(
     seconds: float,
     console: rich.console.Console,
 ) -> list[dict[str, Any]]:
-    """Returns the numbers of each runtime: one caller with all cores, and one caller a core."""
+    """Returns the numbers of each runtime: a caller on one core, on all, and a caller a core."""
     cores = len(machine.cores())
     has_onnx = (version / forward.ONNX).exists()
     runtimes = [
         name
         for name in forward.RUNTIMES
-        if name == "tensorflow" or (has_onnx and machine.is_installed(name))
+        if name in serving_tables.OURS or (has_onnx and machine.is_installed(name))
     ]
-    numbers: dict[tuple[str, int], dict[str, Any]] = {}
-    for _, callers, name in itertools.product(range(_ROUNDS), sorted({1, cores}), runtimes):
-        with console.status(f"{name}, {callers} at once"):
+    shares = sorted({(1, 1), (1, cores), (cores, 1)})
+    numbers: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for _, (callers, threads), name in itertools.product(range(_ROUNDS), shares, runtimes):
+        with console.status(f"{name}, {callers} at once, {threads} threads each"):
             out = scratch / f"{name}.json"
             server.run(
                 *("evaluation.speed.forward", str(version), str(tile), str(out)),
-                *(f"--runtime={name}", f"--callers={callers}", f"--threads={cores // callers}"),
+                *(f"--runtime={name}", f"--callers={callers}", f"--threads={threads}"),
                 f"--seconds={seconds}",
             )
             found = json.loads(out.read_text("utf-8"))
-        kept = numbers.setdefault((name, callers), {"a_second": [], "milliseconds": []})
+        kept = numbers.setdefault((name, callers, threads), {"a_second": [], "milliseconds": []})
         kept["a_second"].append(found["a_second"])
         kept["milliseconds"] += found["milliseconds"]
     above = np.array(spec.load(version / "assets.extra" / "spec.json").above, np.float32)
@@ -156,11 +157,12 @@ def _in_process(
         {
             "runtime": name,
             "callers": callers,
+            "threads": threads,
             "a_second": float(np.median(kept["a_second"])),
             "milliseconds": serving_tables.percentiles(kept["milliseconds"]),
             "different_pixels": int((standard != (np.load(scratch / f"{name}.npy") > above)).sum()),
         }
-        for (name, callers), kept in numbers.items()
+        for (name, callers, threads), kept in numbers.items()
     ]
 
 
