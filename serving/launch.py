@@ -19,6 +19,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -284,10 +285,12 @@ def _available(launch: Launch, model: Model) -> bool:
 
 
 def _accepts_grpc(flags: server_flags.Flags) -> bool:
-    import socket
-
     try:
-        socket.create_connection((_reachable(flags.bind_address), flags.port), 1).close()
+        if flags.port:
+            socket.create_connection((_reachable(flags.bind_address), flags.port), 1).close()
+        else:
+            with socket.socket(socket.AF_UNIX) as there:
+                there.connect(flags.grpc_socket_path)
     except OSError:
         return False
     return True
@@ -307,6 +310,8 @@ def _ready_lines(launch: Launch) -> list[str]:
     lines = [f"AVAILABLE: {names} ({launch.kind} server)"]
     if launch.flags.port:
         lines.append(f"gRPC  {_reachable(launch.flags.bind_address)}:{launch.flags.port}")
+    if launch.flags.grpc_socket_path:
+        lines.append(f"gRPC  unix:{launch.flags.grpc_socket_path}")
     if launch.flags.rest_api_port:
         address = _rest_address(launch.flags)
         lines += [f"REST  {address}/v1/models/{model.name}" for model in launch.models]

@@ -17,7 +17,7 @@ import tiny_network
 
 from data_pipeline import ports
 from data_pipeline.errors import InputError
-from serving import batch_fit, client, connection, deployment, golden, saved_model
+from serving import batch_fit, client, connection, deployment, golden, rollout, saved_model
 from serving.connection import Access
 
 NAME = "lung_unet"
@@ -42,36 +42,36 @@ def export_folder(tmp_path) -> pathlib.Path:
 @pytest.fixture
 def texts(export_folder, tmp_path) -> dict[str, str]:
     batches_s = batch_fit.in_turn_s(ROW_S)
-    return deployment.files([deployment.survey(export_folder)], tmp_path / "deploy", batches_s, 2)
+    return deployment.files([rollout.survey(export_folder)], tmp_path / "deploy", batches_s, 2)
 
 
 def test_the_newest_version_is_the_canary_and_the_one_before_it_stable(export_folder):
-    served = deployment.survey(export_folder)
+    served = rollout.survey(export_folder)
     assert (served.name, served.stable, served.canary) == (NAME, 2, 10)
-    assert deployment.survey(export_folder, stable=1).versions == [1, 10]
+    assert rollout.survey(export_folder, stable=1).versions == [1, 10]
 
 
 def test_an_only_version_is_both(tmp_path):
     proven(tmp_path / "m" / "4")
-    served = deployment.survey(tmp_path / "m")
+    served = rollout.survey(tmp_path / "m")
     assert (served.stable, served.canary, served.versions) == (4, 4, [4])
 
 
 def test_what_cannot_be_deployed_is_told_of(export_folder, tmp_path):
     with pytest.raises(InputError, match=r"has no version 3; it has \[1, 2, 10\]"):
-        deployment.survey(export_folder, stable=3)
+        rollout.survey(export_folder, stable=3)
     with pytest.raises(InputError, match="has no version folder"):
-        deployment.survey(tmp_path / "nowhere")
+        rollout.survey(tmp_path / "nowhere")
     proven(export_folder / "11", equal=False)
     with pytest.raises(InputError, match="11 was not proven to give the trained model's masks"):
-        deployment.survey(export_folder)
+        rollout.survey(export_folder)
     proven(export_folder / "11")
     (export_folder / "12").mkdir()
     with pytest.raises(InputError, match=r"parity\.json cannot be read"):
-        deployment.survey(export_folder)
+        rollout.survey(export_folder)
     proven(tmp_path / "a b" / "1")
     with pytest.raises(InputError, match="cannot be a model's name"):
-        deployment.survey(tmp_path / "a b")
+        rollout.survey(tmp_path / "a b")
 
 
 def test_the_official_parser_reads_the_models_and_their_labels(texts):
@@ -166,7 +166,7 @@ def test_kubernetes_is_given_the_same_configuration(texts):
     for name, text in maps["segmentation-config"]["data"].items():
         assert text == texts[f"config/{name}"], name
     front = maps["segmentation-front"]["data"]["nginx.conf"]
-    assert front == texts["front/nginx.conf"].replace("//serving:", "//127.0.0.1:")
+    assert front == texts["front/nginx.conf"].replace("upstream serving;", "upstream 127.0.0.1;")
 
 
 def test_a_pod_is_ready_when_models_answer_and_goes_after_its_requests(texts):
@@ -176,8 +176,13 @@ def test_a_pod_is_ready_when_models_answer_and_goes_after_its_requests(texts):
     serving = next(c for c in pod["containers"] if c["name"] == "serving")
     for probe in ("startupProbe", "readinessProbe"):
         assert serving[probe]["exec"]["command"] == ["bash", "/config/is-available.sh"]
-    paused = int(serving["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert paused < pod["terminationGracePeriodSeconds"]
+    paused_s = {
+        c["name"]: int(c["lifecycle"]["preStop"]["exec"]["command"][1]) for c in pod["containers"]
+    }
+    [ending_s] = re.findall(r"worker_shutdown_timeout (\d+)s;", texts["front/nginx.conf"])
+    # The server outlives what the front still passes on to it.
+    assert paused_s["front"] + int(ending_s) < paused_s["serving"]
+    assert paused_s["serving"] < pod["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize(("with_onednn", "value"), [(True, "1"), (False, "0")])
@@ -187,7 +192,7 @@ def test_every_server_gets_the_onednn_setting_that_the_models_were_proven_with(
     for version in "12":
         proven(tmp_path / NAME / version, onednn=with_onednn)
     batches_s = batch_fit.in_turn_s(ROW_S)
-    texts = deployment.files([deployment.survey(tmp_path / NAME)], tmp_path / "d", batches_s, 2)
+    texts = deployment.files([rollout.survey(tmp_path / NAME)], tmp_path / "d", batches_s, 2)
     yaml = pytest.importorskip("yaml")
     compose = yaml.safe_load(texts["compose.yaml"])
     assert compose["services"]["serving"]["environment"] == {"TF_ENABLE_ONEDNN_OPTS": value}
@@ -287,7 +292,7 @@ def running(tmp_path_factory):
         _, png = golden.phantom_of(network.spec, 0)
         saved_model.write(network, target, saved_model.warm_up_inputs(network.spec, png))
         proven(target)
-    served = deployment.survey(folder / "exports" / NAME)
+    served = rollout.survey(folder / "exports" / NAME)
     texts = deployment.files(
         [served], folder / "deploy", batch_fit.measure_s(served.folder / "2"), 2
     )
@@ -367,8 +372,9 @@ def test_the_front_lets_in_who_has_a_token_over_tls_and_nobody_else(running):
     for old, new in {
         "/tmp/": f"{folder}/",  # first: the names below lie in there
         "/etc/secrets": str(secrets),
-        "//serving:8500": f"//127.0.0.1:{port}",
-        "//serving:8501": f"//127.0.0.1:{rest_port}",
+        "upstream serving;": "upstream 127.0.0.1;",
+        "$upstream:8500": f"$upstream:{port}",
+        "$upstream:8501": f"$upstream:{rest_port}",
         "listen 8443": f"listen {front_port}",
         "/dev/stdout": str(folder / "access.log"),
     }.items():

@@ -14,7 +14,7 @@ import served_models
 import tiny_network
 
 from data_pipeline import ports
-from serving import batch_fit, deployment, golden, saved_model
+from serving import batch_fit, deployment, golden, rollout, saved_model
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     version = folder / NAME / "1"
     saved_model.write(network, version, saved_model.warm_up_inputs(network.spec, png))
     (version / "assets.extra" / "parity.json").write_text('{"masks_equal": true, "onednn": true}')
-    models = [deployment.survey(folder / NAME)]
+    models = [rollout.survey(folder / NAME)]
     batches_s = batch_fit.in_turn_s(ROW_S)
     deployment.write(
         folder / "deploy", deployment.files(models, folder / "deploy", batches_s, cores=2)
@@ -175,6 +175,6 @@ def panels(deploy: pathlib.Path) -> list[str]:
     texts = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(texts) > 5
     return [
-        text.replace("$__rate_interval", "1m").replace("$__range", "5m").replace("$model", ".*")
+        text.replace("$__rate_interval", "1m").replace("$__range", "5m").replace("$model", NAME)
         for text in texts
     ]

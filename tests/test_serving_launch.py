@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import served_models
 from data_pipeline import ports
 from data_pipeline.errors import InputError
 from serving import launch
+from serving.server import flags as server_flags
 
 
 @pytest.fixture
@@ -163,6 +165,19 @@ def test_it_waits_prints_addresses_and_passes_sigterm_on(tmp_path):
         process.kill()
         process.stdout.close()
         process.wait()
+
+
+def test_a_server_that_listens_on_a_unix_socket_only_is_waited_for(tmp_path):
+    flags = ["--port=0", "--rest_api_port=0", f"--grpc_socket_path={tmp_path}/grpc"]
+    flags = server_flags.parse([*flags, f"--model_base_path={tmp_path}"])
+    assert not launch._accepts_grpc(flags)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{tmp_path}/grpc")
+        listening.listen()
+        assert launch._accepts_grpc(flags)
+    assert launch._ready_lines(launch.Launch("embedded", (), (), flags))[1:] == [
+        f"gRPC  unix:{tmp_path}/grpc"
+    ]
 
 
 def test_it_ends_with_the_code_of_a_server_that_fails(tmp_path, monkeypatch, model):

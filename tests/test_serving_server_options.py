@@ -1,6 +1,7 @@
 """What flags and configuration files switch on: TLS, batching, warm-up, watching."""
 
 import asyncio
+import dataclasses
 import os
 import pathlib
 import re
@@ -393,6 +394,16 @@ def test_parallelism_flags_reach_the_session(flag, config):
     made = server.session_config(server_flags.parse(["--model_base_path=/x", flag]), None)
     assert (made.intra_op_parallelism_threads, made.inter_op_parallelism_threads) == config
     assert made.experimental.disable_thread_spinning
+
+
+def test_every_flag_is_followed_or_says_that_it_is_not():
+    package = pathlib.Path(server.__file__).parent
+    files = [*package.glob("*.py"), package.parent / "model_server.py"]
+    code = "".join(path.read_text() for path in files)
+    for flag in dataclasses.fields(server_flags.Flags):
+        told = flag.metadata["refused"] or flag.metadata["ignored"]
+        followed = re.search(rf"flags\.{flag.name}\b", code)
+        assert bool(told) != bool(followed), flag.name
 
 
 @pytest.mark.parametrize(("batch_threads", "threads_a_batch"), [(1, 8), (2, 4), (8, 1), (9, 1)])

@@ -82,7 +82,9 @@ class Flags:
     num_request_iterations_for_warmup: int = _flag(0, "times each is replayed; 0 is once")
     version: bool = _flag(False, "print the version and exit")
     monitoring_config_file: str = _flag("", "text-format MonitoringConfig")
-    remove_unused_fields_from_bundle_metagraph: bool = _flag(True, "keep signatures only in memory")
+    remove_unused_fields_from_bundle_metagraph: bool = _flag(
+        True, "keep signatures only in memory", ignored="it keeps signatures only, always"
+    )
     prefer_tflite_model: bool = _flag(
         False, "serve model.tflite", refused="it runs SavedModels only"
     )
