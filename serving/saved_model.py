@@ -54,12 +54,6 @@ def _write_warm_up(path: pathlib.Path, drawn: Mapping[str, np.ndarray]) -> None:
             file.write(log.SerializeToString())
 
 
-def set_threads(threads: int) -> None:
-    """Sets how many threads work, within operations and beside; before TensorFlow runs any."""
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-
-
 class InProcess:
     """See connection.Connection: a SavedModel in this process, without a wire."""
 

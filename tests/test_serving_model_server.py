@@ -14,6 +14,7 @@ from contract_server import predict_request
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from data_pipeline import ports
+from serving.server.protos import HealthCheckRequest, HealthCheckResponse
 
 
 def run_server(*flags):
@@ -121,6 +122,28 @@ def test_a_run_may_take_so_long_and_sigterm_waits_for_those_under_way(spin):
             pending[0].result()
             running.process.send_signal(signal.SIGTERM)
             assert [call.result().outputs["y"].int_val[0] for call in pending] == steps
+        assert running.process.wait(200) == 0
+
+
+def test_balancers_are_told_to_turn_elsewhere_while_the_server_ends(spin):
+    flags = (f"--model_base_path={spin}", "--model_name=spin", "--enable_grpc_healthcheck_service")
+    with (
+        served_models.serving(*flags, "--drain_seconds=120") as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        watch = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            lambda message: message.SerializeToString(),
+            HealthCheckResponse.FromString,
+        )
+        states = watch(HealthCheckRequest(service="PredictionService"), timeout=200)
+        assert next(states).status == 1
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        pending = [stub.Predict.future(spin_request(10_000 + n)) for n in range(8)]
+        pending[0].result()
+        running.process.send_signal(signal.SIGTERM)
+        assert next(states).status == 2  # NOT_SERVING
+        assert [call.result().outputs["y"].int_val[0] for call in pending][-1] == 10_007
         assert running.process.wait(200) == 0
 
 

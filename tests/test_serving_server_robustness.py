@@ -363,11 +363,17 @@ def fuzz_rest(server, count: int) -> dict[int, int]:
     for _ in range(count):
         path, body = rng.choice(posts)
         body = mutated(rng, body)
-        if rng.random() < 0.1:
+        looks = rng.random() < 0.1
+        if looks:
+            path = rng.choice(("half", "half/versions/1", "half/labels/a", "text/metadata"))
+        if looks or rng.random() < 0.1:
             safe = bytes(c for c in mutated(rng, path.encode()) if 33 <= c < 127)
             path = safe.decode()
         headers = {"Content-Encoding": "gzip"} if rng.random() < 0.02 else {}
-        client.request("POST", f"/v1/models/{path}", body, headers)
+        if looks:
+            client.request("GET", f"/v1/models/{path}")
+        else:
+            client.request("POST", f"/v1/models/{path}", body, headers)
         reply = client.getresponse()
         text = reply.read()
         outcomes[reply.status] = outcomes.get(reply.status, 0) + 1

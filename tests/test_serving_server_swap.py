@@ -1,9 +1,11 @@
 """Fifty versions of a model, one after the other, while clients keep asking."""
 
+import json
 import pathlib
 import shutil
 import threading
 import time
+import urllib.request
 
 import grpc
 import numpy as np
@@ -62,6 +64,24 @@ class Client(threading.Thread):
                     self.wrong.append(f"version {version} answered {reply.outputs['y'].float_val}")
 
 
+class RestClient(Client):
+    """The same over REST, whose replies do not tell the version."""
+
+    def run(self) -> None:
+        url = f"http://{self._address}/v1/models/adds:predict"
+        while not self.stop.is_set():
+            try:
+                with urllib.request.urlopen(url, b'{"instances": [0, 1]}', timeout=60) as reply:
+                    first, second = json.load(reply)["predictions"]
+            except OSError as error:
+                self.wrong.append(str(error))
+                continue
+            self.answers += 1
+            self.versions.add(int(first))
+            if second != first + 1 or first != int(first):
+                self.wrong.append(f"{first}, {second}")
+
+
 def resident_mib(running) -> float:
     text = pathlib.Path(f"/proc/{running.process.pid}/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
@@ -90,7 +110,8 @@ def test_50_swaps_under_load_lose_nothing_and_keep_the_memory_where_it_was(tmp_p
     with served_models.serving(
         f"--model_base_path={base}", "--model_name=adds", log=tmp_path / "log"
     ) as running:
-        clients = [Client(running.address) for _ in range(4)]
+        clients = [Client(running.address) for _ in range(3)]
+        clients += [RestClient(f"127.0.0.1:{running.rest_port}") for _ in range(2)]
         for client in clients:
             client.start()
         settled = 0.0
@@ -110,4 +131,5 @@ def test_50_swaps_under_load_lose_nothing_and_keep_the_memory_where_it_was(tmp_p
     assert [wrong for client in clients for wrong in client.wrong] == []
     assert all(client.answers > 500 for client in clients)
     assert SWAPS + 1 in set.union(*(client.versions for client in clients))
+    assert all(client.versions <= set(range(1, SWAPS + 2)) for client in clients)
     assert after < settled * 1.1, f"{settled:.0f} MiB after 5 swaps, {after:.0f} after {SWAPS}"
