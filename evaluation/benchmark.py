@@ -1,9 +1,9 @@
 """Writes the tables of results: trains what is not trained yet, scores all, and sums up.
 
-    python -m evaluation.benchmark                     # 2 hours on 2 idle cores with bfloat16
+    python -m evaluation.benchmark                     # 3 hours on 2 idle cores with bfloat16
     python -m evaluation.benchmark --readme README.md --models docs/models.md    # and shows them
 
-U-Net, light U-Net, CNN and thresholding, on lungs in X-rays (patient-level test split) and
+Every network of the zoo and thresholding, on lungs in X-rays (patient-level test split) and
 infection in CT slices (five-fold cross-validation, since few slices have a known patient). Runs
 that are there are used, if they were trained as asked; delete one to train it anew. All results
 lie in results/benchmark, what the README shows in results/README.
@@ -30,7 +30,7 @@ from evaluation import costs, results, runs, summary, tables
 from evaluation import run as scoring_command
 from evaluation.speed import machine
 
-NETWORKS = ("unet", "light", "cnn")
+NETWORKS = ("unet", "unet_residual", "light", "cnn")
 BASELINE = "threshold"
 
 

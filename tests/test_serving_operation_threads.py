@@ -1,11 +1,16 @@
 """How many threads an operation gets: measured at export, chosen at launch."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+import served_models
 import tiny_network
 
 from data_pipeline import ports
+from data_pipeline.spec import InputSpec
+from models import segmenter, zoo
 from serving import forward_times, golden, launch, operation_threads, proof, saved_model
 
 CORES = 4
@@ -89,3 +94,36 @@ def test_passes_are_measured_in_a_process_with_threads_of_its_own(tmp_path):
     assert min(measured.values()) > 0
     one_alone = forward_times.measure_s(folder, [1, 2], threads=1, longest_s=0.0)
     assert list(one_alone) == [1]
+
+
+ANSWER = """
+import sys
+from data_pipeline import onednn, quiet_tensorflow
+import numpy as np
+from tensorflow.core.protobuf import config_pb2
+from serving.server import servable
+config = config_pb2.ConfigProto(intra_op_parallelism_threads=int(sys.argv[2]))
+model = servable.Servable("m", 1, sys.argv[1], servable.LoadOptions(session_config=config))
+signature = model.signatures[servable.DEFAULT_SIGNATURE]
+voxels = np.random.default_rng(0).random((2, 64, 64, 1), np.float32)
+[answer] = model.run({signature.inputs["voxels"].name: voxels},
+                     [signature.outputs["probabilities"].name])
+sys.stdout.buffer.write(answer.tobytes())
+"""
+
+
+def test_no_bit_of_an_answer_depends_on_the_threads(tmp_path):
+    spec = InputSpec("XR", ("lung",), (64, 64), window=(0.0, 1.0))
+    network = segmenter.Network(zoo.NETWORKS["light"](spec), spec)
+    saved_model.write(network, tmp_path / "1", saved_model.warm_up_inputs(spec, None))
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", ANSWER, tmp_path / "1", str(threads)],
+            cwd=served_models.ROOT,
+            capture_output=True,
+            check=True,
+        ).stdout
+        for threads in (1, 3)
+    ]
+    assert len(said[0]) == 2 * 64 * 64 * 4
+    assert said[0] == said[1]
