@@ -12,6 +12,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -22,7 +23,7 @@ from data_pipeline.cases import Case
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.labels import LABELS
 from data_pipeline.layouts import ct, plain, plain_dicom, xray
-from data_pipeline.layouts.found import Derived, Found, Layout
+from data_pipeline.layouts.found import Found, Layout
 from data_pipeline.scan import MODALITIES
 
 LAYOUTS = (
@@ -53,6 +54,7 @@ LAYOUTS = (
     Layout("Finding lungs", "2d_images/ beside 2d_masks/", ct.finding_lungs),
     Layout("Inf-Net", "LungInfection-Train/Doctor-label/ and LungInfection-Test/", ct.inf_net),
 )
+SOME_REFUSED_EXIT_CODE = 1
 PLAIN = "images/ beside lung_masks/, infection_masks/ or masks/"
 PLAIN_DICOM = "files of CT series (CT) or X-ray films (CR, DX), in any folders"
 
@@ -137,10 +139,29 @@ def _without_leaking_splits(found: Found) -> Found:
     return dataclasses.replace(found, cases=cases, notes=found.notes + notes)
 
 
-def derive(jobs: Iterable[Derived]) -> None:
-    """Makes the masks and images that a layout could not take as they are published."""
-    for job in jobs:
-        raster.write(job.path, job.make())
+def derive(found: Found) -> tuple[Found, list[InputError]]:
+    """Makes the masks and images that a layout could not take as they are published.
+
+    Returns:
+      what was found, without the cases of which a file cannot be made, and why it cannot.
+
+    Raises:
+      InputError: if no case is left.
+    """
+    refused: dict[pathlib.Path | None, InputError] = {}
+    for job in found.derived:
+        try:
+            raster.write(job.path, job.make())
+        except InputError as error:
+            refused[job.path] = error
+    cases = tuple(
+        case
+        for case in found.cases
+        if not refused.keys() & {case.image, case.lung_mask, case.infection_mask}
+    )
+    if not cases:
+        raise next(iter(refused.values()))
+    return dataclasses.replace(found, cases=cases), list(refused.values())
 
 
 def write(path: pathlib.Path, cases: Sequence[Case]) -> None:
@@ -203,13 +224,16 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_for_bad_input():
         derived = flags.out.with_name(f"{flags.out.stem}_derived")
         names, found = find(flags.folder, derived, flags.modality, flags.label, flags.salt)
-        cases = [_with_lung_values(case, flags.lung_values) for case in found.cases]
         console = Console(highlight=False, soft_wrap=True)
         if found.derived:
             console.print(f"making {len(found.derived)} files in {derived}")
-        derive(found.derived)
-        write(flags.out, cases)
+        found, refused = derive(found)
+        write(flags.out, [_with_lung_values(case, flags.lung_values) for case in found.cases])
         _tell(console, names, found, flags.out)
+    for error in refused:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"left out: {error}")
+    if refused:
+        sys.exit(SOME_REFUSED_EXIT_CODE)
 
 
 def _with_lung_values(case: Case, values: str) -> Case:

@@ -33,7 +33,8 @@ def indexed(root, tmp_path, **flags):
     """Indexes a tree through files, as a user does; returns cases by id, after reading all."""
     out = tmp_path / "out" / "manifest.csv"
     names, found = index.find(root, out.with_name("manifest_derived"), **flags)
-    index.derive(found.derived)
+    found, refused = index.derive(found)
+    assert not refused
     index.write(out, found.cases)
     loaded = {case.id: case for case in cases.load(out)}
     for case in loaded.values():
@@ -198,6 +199,21 @@ def test_a_mask_of_other_proportions_than_its_image_is_refused(root, tmp_path, s
             InputError, match=r"20 x 20 pixels and its image 24 x 20: one .* stretched"
         ):
             indexed(root, tmp_path)
+
+
+def test_a_case_that_is_refused_is_told_of_and_the_others_are_indexed(root, tmp_path, capsys):
+    where = root / "COVID-19_Radiography_Dataset" / "COVID"
+    for number, shape in enumerate([(12, 10), (20, 20), (12, 10)]):
+        picture(where / "images" / f"COVID-{number}.png")
+        mask(where / "masks" / f"COVID-{number}.png", np.ones(shape, np.bool_))
+    with pytest.raises(SystemExit) as ended:
+        index.main([str(root), "--out", str(tmp_path / "manifest.csv")])
+    assert ended.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out: ")
+    assert "COVID-1.png" in line
+    indexed = [case.id for case in cases.load(tmp_path / "manifest.csv")]
+    assert indexed == ["covid19_radiography-COVID-0", "covid19_radiography-COVID-2"]
 
 
 def test_zenodo_says_which_volumes_are_a_window(root, tmp_path):
