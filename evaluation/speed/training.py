@@ -4,7 +4,8 @@
     python -m evaluation.speed training --minutes 8 --modality CT --labels infection --units stored
 
 Each trains for as many minutes, one after the other, on the same frames and split of the shipped
-sample; then all outline the test cases, which are scored together. Needs the extra `rivals`.
+sample, validation included; where the CPU has bfloat16, all train in it. Then all outline the test
+cases, averaging the same mirror images, and are scored together. Needs the extra `rivals`.
 """
 
 import argparse
@@ -28,6 +29,10 @@ from evaluation.speed import machine
 RIVALS = ("BasicUNet", "DynUNet")
 
 
+# Of our config.json.
+_TOLD = ("parameters", "steps", "train_seconds", "precision_used")
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """One training: validation Dice against the seconds trained."""
@@ -45,7 +50,7 @@ def train_ours(given: argparse.Namespace, model: str) -> pathlib.Path:
     command += ["--minutes", str(given.minutes), "--seed", str(given.seed)]
     command += ["--runs", str(given.out / "runs"), "--name", model]
     command += ["--units", given.units] if given.units else []
-    # The rivals' minutes are all for steps and validation.
+    # The rivals' minutes are for steps and validation, and nothing is learnt after them.
     _call([*command, "--calibration", "none", "--cleaning", "none"])
     return pathlib.Path(given.out / "runs" / model)
 
@@ -73,7 +78,7 @@ def our_curve(run: pathlib.Path) -> Curve:
         run.name,
         tuple(float(row["elapsed_s"]) for row in rows),
         tuple(float(row["val_dice"]) for row in rows),
-        {name: config.get(name) for name in ("parameters", "steps", "train_seconds")},
+        {name: config.get(name) for name in _TOLD},
     )
 
 
@@ -146,7 +151,10 @@ def _flags(argv: list[str]) -> argparse.Namespace:
     add("--rivals", default=",".join(RIVALS), help="default: %(default)s")
     add("--seed", type=int, default=0)
     add("--out", type=pathlib.Path, default=pathlib.Path("results/speed_training"))
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if "," in given.labels:
+        parser.error(f"--labels is one label here; got {given.labels}")
+    return given
 
 
 def main(argv: list[str]) -> None:
