@@ -60,13 +60,26 @@ def test_a_rival_s_curve_is_read_with_what_was_done(rival):
 
 def test_the_figure_has_a_line_a_network_over_minutes(run, rival):
     curves = [training.our_curve(run), training.rival_curve(rival)]
-    [axis] = training.draw(curves, "XR lung, 1 minutes each").axes
+    [axis] = training.draw(curves, "XR lung, 1 min each").axes
     ours, theirs = axis.lines
     np.testing.assert_array_equal(ours.get_xydata(), [[0.5, 0.7], [1.0, 0.9]])
     np.testing.assert_array_equal(theirs.get_xydata(), [[0.75, 0.8]])
     assert [text.get_text() for text in axis.get_legend().texts] == ["unet", "BasicUNet"]
     assert ours.get_color() != theirs.get_color()
-    assert axis.get_title() == "XR lung, 1 minutes each"
+    assert axis.get_title() == "XR lung, 1 min each"
+
+
+@pytest.mark.parametrize(("lowest", "bottom"), [(0.7, 0.5), (0.27, 0.2), (0.0, 0.0)])
+def test_no_part_of_a_curve_is_below_the_figure(lowest, bottom):
+    curve = training.Curve("unet", (30.0, 60.0), (lowest, 0.9), {})
+    [axis] = training.draw([curve], "").axes
+    assert axis.get_ylim() == (bottom, 1.0)
+    assert axis.get_xlim()[0] == 0.0
+
+
+def test_a_single_validation_is_seen_too():
+    [axis] = training.draw([training.Curve("unet", (30.0,), (0.9,), {})], "").axes
+    assert axis.lines[0].get_marker() == "o"
 
 
 def test_the_table_has_parameters_steps_and_dice_of_the_test_cases(run, rival, tmp_path):

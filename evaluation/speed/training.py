@@ -12,7 +12,9 @@ import argparse
 import csv
 import dataclasses
 import importlib.util
+import itertools
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -100,17 +102,26 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def draw(curves: list[Curve], title: str) -> matplotlib.figure.Figure:
-    """Draws Dice of the validation frames over minutes of training."""
+    """Draws Dice of the validation frames over minutes of training; a mark is a validation."""
     colour = appearance.colours([curve.name for curve in curves])
     figure = appearance.figure(7.0, 4.0)
     axis = figure.subplots()
-    for curve in curves:
-        minutes = [seconds / 60 for seconds in curve.elapsed_s]
-        axis.plot(minutes, curve.dice, color=colour[curve.name], label=curve.name, linewidth=1.6)
+    for curve, marker in zip(curves, itertools.cycle(appearance.MARKERS), strict=False):
+        axis.plot(
+            [seconds / 60 for seconds in curve.elapsed_s],
+            curve.dice,
+            color=colour[curve.name],
+            label=curve.name,
+            linewidth=1.6,
+            marker=marker,
+            markersize=4,
+        )
     axis.set(xlabel="minutes of training", ylabel="Dice, validation frames", title=title)
-    axis.set_ylim(bottom=0.5, top=1.0)
+    lowest = min((dice for curve in curves for dice in curve.dice), default=1.0)
+    axis.set_ylim(bottom=min(0.5, math.floor(10 * lowest) / 10), top=1.0)
+    axis.set_xlim(left=0.0)
     axis.grid(linewidth=0.6)
-    axis.legend(loc="lower right")
+    axis.legend(loc="best")
     return figure
 
 
@@ -173,7 +184,7 @@ def main(argv: list[str]) -> None:
     scoring_command.main([*map(str, ours), *masks, "--split", "test", "--out", str(scored)])
 
     with appearance.style():
-        title = f"{given.modality} {given.labels}, {given.minutes:g} minutes each"
+        title = f"{given.modality} {given.labels}, {given.minutes:g} min each"
         draw(curves, title).savefig(given.out / "curves.png", dpi=130)
     rows = _table(curves, scored)
     about = machine.describe(["tensorflow", "keras", "monai", "torch", "numpy"])
