@@ -20,7 +20,6 @@ _DEGREES = _POLICY.rotate_degrees
 _SCALE = _POLICY.scale + _POLICY.stretch
 _SHIFT = _POLICY.shift * SIDE  # pixels
 _ELASTIC = _POLICY.elastic * SIDE  # pixels
-_GAMMA = (math.exp(-_POLICY.gamma), math.exp(_POLICY.gamma))
 _BLUR_SIGMA = math.sqrt(0.5)  # pixels; that of the binomial kernel (1, 2, 1) / 4
 
 
@@ -46,31 +45,54 @@ def _monai_transforms() -> tuple[list[Any], list[Any]]:
         transforms.Resized(both, (SIDE, SIDE), mode=("area", "nearest")),
         transforms.Lambdad("mask", lambda mask: (mask > 0).float()),
     ]
-    each = [
-        transforms.RandFlipd(both, prob=0.5, spatial_axis=1),
+    return once, monai_augmentation(_POLICY, (SIDE, SIDE), ("image", "mask"))
+
+
+def monai_augmentation(
+    policy: augment.Policy, shape: tuple[int, ...], keys: tuple[str, str]
+) -> list[Any]:
+    """Returns what data_pipeline.augment does to a slice, in MONAI's own transforms.
+
+    Args:
+      policy: how far.
+      shape: of the slice: (rows, cols).
+      keys: of the image and of its mask in a sample, both channels first.
+    """
+    from monai import transforms
+
+    image, _ = keys
+    # Ours scales by exp(+-scale) and stretches by exp(+-stretch); as a factor of one axis:
+    scale = policy.scale + policy.stretch
+    flips = [transforms.RandFlipd(keys, 0.5, axis) for axis in (0, 1) if policy.flip[axis]]
+    # Of 1, 2 and 3 quarter turns each as often as none.
+    turns = [transforms.RandRotate90d(keys, 0.75, max_k=3)] if policy.quarter_turns else []
+    return [
+        *flips,
+        *turns,
         transforms.Rand2DElasticd(
-            both,
-            spacing=SIDE // _POLICY.elastic_cells,
-            magnitude_range=(0, _ELASTIC),
+            keys,
+            spacing=tuple(side // policy.elastic_cells for side in shape),
+            magnitude_range=(0, policy.elastic * min(shape)),
             prob=1,
-            rotate_range=math.radians(_DEGREES),
-            scale_range=(_SCALE, _SCALE),
-            translate_range=(_SHIFT, _SHIFT),
+            rotate_range=math.radians(policy.rotate_degrees),
+            scale_range=(scale, scale),
+            translate_range=tuple(policy.shift * side for side in shape),
             mode="bilinear",
             padding_mode="zeros",
         ),
-        transforms.RandScaleIntensityFixedMeand("image", prob=1, factors=_POLICY.contrast),
-        transforms.RandShiftIntensityd("image", prob=1, offsets=_POLICY.brightness),
-        transforms.RandAdjustContrastd("image", prob=1, gamma=_GAMMA),
+        transforms.RandScaleIntensityFixedMeand(image, prob=1, factors=policy.contrast),
+        transforms.RandShiftIntensityd(image, prob=1, offsets=policy.brightness),
+        transforms.RandAdjustContrastd(
+            image, prob=1, gamma=(math.exp(-policy.gamma), math.exp(policy.gamma))
+        ),
         transforms.RandGaussianSmoothd(
-            "image",
-            prob=_POLICY.blur,
+            image,
+            prob=policy.blur,
             sigma_x=(_BLUR_SIGMA, _BLUR_SIGMA),
             sigma_y=(_BLUR_SIGMA, _BLUR_SIGMA),
         ),
-        transforms.RandGaussianNoised("image", prob=1, std=_POLICY.noise),
+        transforms.RandGaussianNoised(image, prob=1, std=policy.noise),
     ]
-    return once, each
 
 
 def _monai(job: Job, dataset: Callable[[Any], Any]) -> Iterator[object]:

@@ -4,14 +4,17 @@
     python -m evaluation.speed training --minutes 8 --modality CT --labels infection --units stored
 
 Each trains for as many minutes, one after the other, on the same frames and split of the shipped
-sample; then all outline the test cases, which are scored together. Needs the extra `rivals`.
+sample, validation included; where the CPU has bfloat16, all train in it. Then all outline the test
+cases, averaging the same mirror images, and are scored together. Needs the extra `rivals`.
 """
 
 import argparse
 import csv
 import dataclasses
 import importlib.util
+import itertools
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -26,6 +29,10 @@ from evaluation import run as scoring_command
 from evaluation.speed import machine
 
 RIVALS = ("BasicUNet", "DynUNet")
+
+
+# Of our config.json.
+_TOLD = ("parameters", "steps", "train_seconds", "precision_used")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +52,7 @@ def train_ours(given: argparse.Namespace, model: str) -> pathlib.Path:
     command += ["--minutes", str(given.minutes), "--seed", str(given.seed)]
     command += ["--runs", str(given.out / "runs"), "--name", model]
     command += ["--units", given.units] if given.units else []
-    # The rivals' minutes are all for steps and validation.
+    # The rivals' minutes are for steps and validation, and nothing is learnt after them.
     _call([*command, "--calibration", "none", "--cleaning", "none"])
     return pathlib.Path(given.out / "runs" / model)
 
@@ -73,7 +80,7 @@ def our_curve(run: pathlib.Path) -> Curve:
         run.name,
         tuple(float(row["elapsed_s"]) for row in rows),
         tuple(float(row["val_dice"]) for row in rows),
-        {name: config.get(name) for name in ("parameters", "steps", "train_seconds")},
+        {name: config.get(name) for name in _TOLD},
     )
 
 
@@ -95,17 +102,26 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def draw(curves: list[Curve], title: str) -> matplotlib.figure.Figure:
-    """Draws Dice of the validation frames over minutes of training."""
+    """Draws Dice of the validation frames over minutes of training; a mark is a validation."""
     colour = appearance.colours([curve.name for curve in curves])
     figure = appearance.figure(7.0, 4.0)
     axis = figure.subplots()
-    for curve in curves:
-        minutes = [seconds / 60 for seconds in curve.elapsed_s]
-        axis.plot(minutes, curve.dice, color=colour[curve.name], label=curve.name, linewidth=1.6)
+    for curve, marker in zip(curves, itertools.cycle(appearance.MARKERS), strict=False):
+        axis.plot(
+            [seconds / 60 for seconds in curve.elapsed_s],
+            curve.dice,
+            color=colour[curve.name],
+            label=curve.name,
+            linewidth=1.6,
+            marker=marker,
+            markersize=4,
+        )
     axis.set(xlabel="minutes of training", ylabel="Dice, validation frames", title=title)
-    axis.set_ylim(bottom=0.5, top=1.0)
+    lowest = min((dice for curve in curves for dice in curve.dice), default=1.0)
+    axis.set_ylim(bottom=min(0.5, math.floor(10 * lowest) / 10), top=1.0)
+    axis.set_xlim(left=0.0)
     axis.grid(linewidth=0.6)
-    axis.legend(loc="lower right")
+    axis.legend(loc="best")
     return figure
 
 
@@ -146,7 +162,10 @@ def _flags(argv: list[str]) -> argparse.Namespace:
     add("--rivals", default=",".join(RIVALS), help="default: %(default)s")
     add("--seed", type=int, default=0)
     add("--out", type=pathlib.Path, default=pathlib.Path("results/speed_training"))
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if "," in given.labels:
+        parser.error(f"--labels is one label here; got {given.labels}")
+    return given
 
 
 def main(argv: list[str]) -> None:
@@ -165,7 +184,7 @@ def main(argv: list[str]) -> None:
     scoring_command.main([*map(str, ours), *masks, "--split", "test", "--out", str(scored)])
 
     with appearance.style():
-        title = f"{given.modality} {given.labels}, {given.minutes:g} minutes each"
+        title = f"{given.modality} {given.labels}, {given.minutes:g} min each"
         draw(curves, title).savefig(given.out / "curves.png", dpi=130)
     rows = _table(curves, scored)
     about = machine.describe(["tensorflow", "keras", "monai", "torch", "numpy"])
