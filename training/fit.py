@@ -88,10 +88,9 @@ def train(plan: Plan, console: rich_console.Console) -> None:
         None if minutes is None else 60 * minutes,
         device.as_first_worker if device.is_one_of_several() else None,
     )
-    name = str(plan.directory.relative_to(plan.config.runs))
     settings = dataclasses.asdict(plan.config)
     uri = plan.config.mlflow if device.is_chief() else ""
-    with mlflow_log.logged(uri, plan.directory, name, settings) as loggers:
+    with mlflow_log.logged(uri, plan.directory, plan.name, settings) as loggers:
         _begin(plan)
         setup = _set_up(plan, pace, console)
         with setup.strategy.scope():
@@ -363,7 +362,7 @@ def _shown(
         keras.callbacks.TensorBoard(
             logs, write_graph=False, profile_batch=_PROFILED if config.profile else 0
         ),
-        watching.HyperParameters(logs, dataclasses.asdict(config), directory.name),
+        watching.HyperParameters(logs, dataclasses.asdict(config), plan.name),
         watching.Progress(setup.pace, console),
         *([budget.Outlook(setup.pace, setup.steps_an_epoch, console)] if config.minutes else ()),
     ]

@@ -46,6 +46,11 @@ class Plan:
     # In float32, with weights that training replaces: to be described, timed and saved.
     network: keras.Model
 
+    @property
+    def name(self) -> str:
+        """What the run is called among all others: of a fold NAME/fold0, not fold0."""
+        return str(self.directory.relative_to(self.config.runs))
+
     def part(self, name: str) -> list[Case]:
         """Returns the cases of a split."""
         return [case for case in self.cases if self.splits[case.id] == name]
