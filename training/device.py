@@ -52,6 +52,14 @@ def kind() -> str:
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
+def xla() -> str:
+    """Returns "auto" with a GPU: on, if Keras finds that it can be; else "off".
+
+    On CPUs it made training 1.2 to 4 times slower.
+    """
+    return "auto" if kind() == "GPU" else "off"
+
+
 def is_chief() -> bool:
     """Returns whether this process writes the run directory: of several workers the first."""
     if _workers() < 2:

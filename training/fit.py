@@ -219,8 +219,7 @@ def _compile(model: keras.Model, plan: Plan) -> list[keras.metrics.Metric]:
     optimizer = keras.optimizers.AdamW(
         config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=1.0
     )
-    # XLA made training on CPUs 1.2 to 4 times slower; Keras' own choice is for GPUs.
-    jit = "auto" if tf.config.list_physical_devices("GPU") else False
+    jit = False if device.xla() == "off" else "auto"
     loss = losses.make(config.loss, config.label_smoothing)
     model.compile(optimizer, loss, metrics=watched, jit_compile=jit)
     model.optimizer.build(model.trainable_variables)  # so that a backup has where to go

@@ -55,6 +55,7 @@ def start(plan: Plan) -> None:
             "device": device.describe(chosen),
             "devices": chosen.num_replicas_in_sync,
             "precision_used": device.precision(plan.config.precision),
+            "xla": device.xla(),
             "versions": {p: _version(p) for p in _PACKAGES} | {"python": platform.python_version()},
             "git_commit": _git_commit(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -108,7 +108,8 @@ def _introduce(one: Plan, console: rich_console.Console) -> None:
     times = f"{config.accumulate} x " if config.accumulate > 1 else ""
     console.print(f"budget      {config.budget()}, batch {times}{config.batch_size} a device")
     console.print(
-        f"device      {device.describe(device.strategy())}, {device.precision(config.precision)}"
+        f"device      {device.describe(device.strategy())}, {device.precision(config.precision)}, "
+        f"XLA {device.xla()}"
     )
 
 
