@@ -1,13 +1,14 @@
 """What a run leaves in words: config.json, and model_card.md for whoever finds it later."""
 
+import configparser
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Any
 
 import keras
 
-from data_pipeline import read, remote
+from data_pipeline import machine, read, remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import THRESHOLD, InputSpec
@@ -25,16 +26,6 @@ from training.pace import Pace
 from training.plan import Plan
 
 _ANSWERS = "## Calibration and post-processing"  # heading in model_card.md
-
-_PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "scipy",
-    "opencv-python-headless",
-    "pydicom",
-    "nibabel",
-)
 
 # Settings that may differ between a run and its resumption: they do not change what is learnt.
 _FREE = {
@@ -56,7 +47,7 @@ def start(plan: Plan) -> None:
             "devices": chosen.num_replicas_in_sync,
             "precision_used": device.precision(plan.config.precision),
             "xla": device.xla(),
-            "versions": {p: _version(p) for p in _PACKAGES} | {"python": platform.python_version()},
+            "versions": machine.versions(_packages()) | {"python": platform.python_version()},
             "git_commit": _git_commit(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         },
@@ -249,11 +240,12 @@ def _write(directory: pathlib.Path, content: dict[str, Any]) -> None:
     unfinished.replace(directory / "config.json")
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _packages() -> list[str]:
+    """Returns the names of all packages that setup.cfg asks for, and the tfio lane's."""
+    setup = configparser.ConfigParser()
+    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg", encoding="utf-8")
+    needed = setup["options"]["install_requires"]
+    return [*re.findall(r"^[\w.-]+", needed, re.MULTILINE), "tensorflow-io"]
 
 
 def _git_commit() -> str:
