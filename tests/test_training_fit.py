@@ -53,7 +53,9 @@ def test_a_run_leaves_all_that_evaluation_and_export_read(make_plan):
     assert settings["steps"] == 12
     first, second = history(directory)
     assert 0 < float(first["elapsed_s"]) < float(second["elapsed_s"]) <= settings["train_seconds"]
-    assert "not for diagnosis" in (directory / "model_card.md").read_text()
+    card = (directory / "model_card.md").read_text()
+    assert "not for diagnosis" in card
+    assert f"- lung: Dice {settings['answers']['validation']['lung']['dice']:.3f} (" in card
     assert list((directory / "logs").rglob("*tfevents*"))
     assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not (directory / "backup").exists()

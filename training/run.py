@@ -14,7 +14,7 @@ from rich import console as rich_console
 from data_pipeline import quiet_tensorflow  # noqa: F401 - before TensorFlow is imported
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from models import zoo
-from training import calibrate, device, fit, geometry_plan, plan, record
+from training import calibrate, card, device, fit, geometry_plan, plan, record
 from training import config as configs
 from training.plan import Plan
 
@@ -73,7 +73,7 @@ def _train(plans: list[Plan], words: list[str], console: rich_console.Console) -
         )
     console.print(f"\nrun: {directory}")
     for one in plans:
-        console.print(*record.gains(record.learnt(one.directory)), sep="\n")
+        console.print(*card.gains(record.learnt(one.directory)), sep="\n")
     elsewhere = " --data OTHER_MANIFEST --split all" if config.use_all else ""
     console.print(
         f"next: python -m evaluation.run {directory} threshold{elsewhere} "
