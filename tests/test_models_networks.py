@@ -53,9 +53,7 @@ def test_the_parameters_that_file_and_table_tell_are_those_of_the_network(name):
     assert row in (pathlib.Path(__file__).parents[1] / "docs/models.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("module", "row"), [(unet, "U-Net"), (light, "light U-Net"), (cnn, "CNN")]
-)
+@pytest.mark.parametrize(("module", "row"), [(unet, "U-Net"), (light, "light U-Net"), (cnn, "CNN")])
 def test_the_scores_that_a_file_promises_are_those_of_the_table(module, row):
     lines = (pathlib.Path(__file__).parents[1] / "docs/models.md").read_text().splitlines()
     for task, words in (("X-ray, lungs", "on X-ray lungs (23"), ("CT slices, infection", "on CT")):

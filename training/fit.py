@@ -74,19 +74,25 @@ class _Setup:
         return max(_LEAST_STEPS, math.ceil(len(self.epoch) / self.batch_size))
 
 
-def train(plan: Plan, console: rich_console.Console) -> None:
+def train(plan: Plan, console: rich_console.Console, began_s: float | None = None) -> None:
     """Trains as planned and leaves the run directory complete.
+
+    Args:
+      plan: what to train.
+      console: told how far it is.
+      began_s: of time.monotonic(), when the wait for it began; None: now.
 
     Raises:
       InputError: if the data cannot be read, or the directory holds another run.
       Interrupted: on Ctrl-C, with the state saved.
     """
-    # The clock of a budget starts here: decoding and graph building are part of the wait.
+    # Of a budget, decoding and graph building are part of the wait.
     minutes = plan.config.minutes
     pace = Pace(
         None,
         None if minutes is None else 60 * minutes,
         device.as_first_worker if device.is_one_of_several() else None,
+        began_s,
     )
     settings = dataclasses.asdict(plan.config)
     uri = plan.config.mlflow if device.is_chief() else ""
