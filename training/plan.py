@@ -76,8 +76,9 @@ def make(config: TrainConfig) -> list[Plan]:
         config = derive.as_before(config, directory)
     found = fingerprint.take(learnt, labels.parse(config.labels), config.seed)
     config = derive.frame(config, found, units)
-    spec = _spec(config, chosen, units, found)
     free = derive.free_bytes(device.kind())  # before the network takes what there is of a GPU
+    config = derive.volume_tile(config, found, free)
+    spec = _spec(config, chosen, units, found)
     network = zoo.NETWORKS[config.model](spec)
     config = derive.batch(config, network, free)
     policy = augment.XRAY if config.modality == "XR" else augment.CT

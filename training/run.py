@@ -126,7 +126,7 @@ def _derivation(one: Plan) -> str:
     shares = ", ".join(f"{label} {share:.1%}" for label, share in found.foreground_share.items())
     return (
         f"(median of {found.cases} cases to learn from: {shape} pixels, {shares} of the image; "
-        "--size, --window, --batch-size choose otherwise)"
+        "--size, --tile, --window, --batch-size choose otherwise)"
     )
 
 
