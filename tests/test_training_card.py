@@ -24,6 +24,7 @@ def test_a_cross_validation_has_a_card_that_evaluation_completes(folds, tmp_path
         "| data set | source | licence of images | licence of masks | cases |",
         "| fold0 | 3 | 3 | 6 steps in",
         "| fold1 | 3 | 3 | 6 steps in",
+        "all settings and versions are in `fold0/config.json`",
         "## What a label covers",
         "not for diagnosis",
         "## Limits",
@@ -36,4 +37,6 @@ def test_a_cross_validation_has_a_card_that_evaluation_completes(folds, tmp_path
     assert "| lung" in done
     assert done.index("### Split test of") < done.index("<!-- scores end here -->")
     # A fold's own card is about its network alone.
-    assert "### Split" not in (folds / "fold0" / "model_card.md").read_text()
+    alone = (folds / "fold0" / "model_card.md").read_text()
+    assert "### Split" not in alone
+    assert "No case was left for validation: these are the last weights." in alone

@@ -59,9 +59,13 @@ def of_run(plan: Plan, written: Mapping[str, Any]) -> str:
         "",
         _PLACE,
         "",
-        "Validation Dice of the saved network is in the next section; during training it is in "
-        "`history.csv` and `curves.png`, on frames as the network sees them. It chose the weights, "
-        "so it flatters them.",
+        (
+            "Validation Dice of the saved network is in the next section; during training it is in "
+            "`history.csv` and `curves.png`, on frames as the network sees them. It chose the "
+            "weights, so it flatters them."
+            if plan.part("validation")
+            else "No case was left for validation: these are the last weights."
+        ),
         "",
         _ANSWERS,
         *_listed(written["answers"]),
@@ -85,7 +89,8 @@ def of_folds(plans: Sequence[Plan], written: Sequence[Mapping[str, Any]]) -> str
         f"{_title(plan, first)}, {len(plans)} folds",
         "",
         f"{len(plans)} networks of {first['parameters']:,} parameters, each trained without the "
-        f"cases of its fold, from {first['started']} on, from `{first['data']}` on {_where(first)}",
+        f"cases of its fold, from {first['started']} on, from `{first['data']}` on "
+        f"{_where(first, 'fold0/config.json')}",
         "",
         *_origin(plan, f"each held out by one of {len(plans)} folds"),
         "",
@@ -94,7 +99,8 @@ def of_folds(plans: Sequence[Plan], written: Sequence[Mapping[str, Any]]) -> str
         "|---|---|---|---|",
         *(_fold_row(one, of_one) for one, of_one in zip(plans, written, strict=True)),
         "",
-        "What each has learnt about its answers is in its own `model_card.md`.",
+        "What each has learnt about its answers is in its own `model_card.md`, and which cases it "
+        "knows in its `splits.csv`.",
         "",
         "## Scores",
         "Each case is scored by the network that held it out, on the original grid, with 95 % "
@@ -127,11 +133,11 @@ def _spent(written: Mapping[str, Any]) -> str:
     return f"{written['steps']} steps in {written['train_seconds'] / 60:.1f} minutes"
 
 
-def _where(written: Mapping[str, Any]) -> str:
+def _where(written: Mapping[str, Any], place: str = "config.json") -> str:
     return (
         f"{written['device']} ({written['precision_used']}); saved in float32. Seed "
         f"{written['seed']}, code {written['git_commit'][:12] or 'of no known commit'}, data "
-        f"{written['data_sha256'][:12]}; all settings and versions are in `config.json`."
+        f"{written['data_sha256'][:12]}; all settings and versions are in `{place}`."
     )
 
 
