@@ -41,3 +41,19 @@ def passes(spec: InputSpec) -> float:
     """Returns how many times a single answer's arithmetic one answer takes."""
     sizes = [1.0, *(scale ** len(spec.shape) for scale in spec.scales)]
     return (1 + len(spec.flips)) * sum(sizes)
+
+
+def cost(spec: InputSpec, networks: int = 1) -> str:
+    """Says what one answer costs; "" if no more than one pass of one network.
+
+    Args:
+      spec: with its views.
+      networks: whose answers are averaged.
+    """
+    times = networks * passes(spec)
+    if times == 1:
+        return ""
+    return (
+        f"{times:.3g} times the arithmetic of one network an answer: {networks} network"
+        f"{'s' * (networks > 1)}, mirrored views: {len(spec.flips)}, sizes: {(1.0, *spec.scales)}"
+    )

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from evaluation import statistics
-from evaluation.statistics import Estimate
+from models import statistics
+from models.statistics import Estimate
 
 
 def curves(

@@ -24,11 +24,10 @@ from collections.abc import Sequence
 import cv2
 import rich.console
 
-from data_pipeline import cases, raster
+from data_pipeline import cases, machine, raster
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from evaluation import costs, results, runs, summary, tables
 from evaluation import run as scoring_command
-from evaluation.speed import machine
 
 NETWORKS = ("unet", "unet_residual", "light", "cnn")
 BASELINE = "threshold"

@@ -1,4 +1,4 @@
-"""Completes the model card that a training wrote with the scores of its network.
+"""Completes the model card that a training wrote with the scores of its network, or networks.
 
 A section a split and manifest, between comments, so that scoring again replaces it.
 """
@@ -13,7 +13,7 @@ from evaluation.summary import LabelSummary, Summary
 
 _NAME = "model_card.md"
 
-# Where training.record leaves room; sections go before it.
+# Where training.card leaves room; sections go before it.
 _PLACE = "<!-- scores end here -->"
 
 
@@ -21,8 +21,8 @@ def complete(run: Run, found: Summary, told: Provenance) -> pathlib.Path | None:
     """Writes a run's scores into its model card.
 
     Returns:
-      the card; None if the run has none (the folder of a cross-validation), if nobody may write
-      there, or if what was scored is not the saved network (an ensemble, other views).
+      the card; None if the run has none, if nobody may write there, or if what was scored is not
+      what was saved (an ensemble, other views).
     """
     path = run.path / _NAME
     labels = [item for item in found.labels if item.model == run.name]
@@ -30,14 +30,17 @@ def complete(run: Run, found: Summary, told: Provenance) -> pathlib.Path | None:
         return None
     card = path.read_text(encoding="utf-8")
     try:
-        summary.save_text(path, with_scores(card, section(labels, found.warnings, told), told))
+        scored = section(labels, found.warnings, told, folds=bool(run.fold_of))
+        summary.save_text(path, with_scores(card, scored, told))
     except OSError:  # nobody may write there, or the disk is read-only
         return None
     return path
 
 
-def section(labels: list[LabelSummary], warnings: tuple[str, ...], told: Provenance) -> str:
-    """Returns the scores of one model in Markdown."""
+def section(
+    labels: list[LabelSummary], warnings: tuple[str, ...], told: Provenance, *, folds: bool = False
+) -> str:
+    """Returns the scores of one model, or of the folds of a cross-validation, in Markdown."""
     header = ("Label", "Dice (95 % interval)", "Accuracy", "HD95 in pixels", "Cases", "Patients")
     body = [
         (
@@ -50,12 +53,17 @@ def section(labels: list[LabelSummary], warnings: tuple[str, ...], told: Provena
         )
         for item in labels
     ]
+    answered = (
+        "Each case by the network that held it out, or by the mean of all if none knows it,"
+        if folds
+        else "Of the saved network"
+    )
     lines = [
         f"### Split {told.split} of `{told.manifest}`, scored on {told.date[:10]}",
         "",
         tables.markdown(header, body),
-        "Of the saved network on the original grid of each scan; means over cases, intervals by "
-        f"bootstrap of patients, by `{told.command}`.",
+        f"{answered} on the original grid of each scan; means over cases, intervals by bootstrap "
+        f"of patients, by `{told.command}`.",
         *(f"\n- {warning}" for warning in warnings),
     ]
     return "\n".join(lines)

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from evaluation import areas, statistics, strata
-from evaluation.statistics import Estimate
+from evaluation import areas, strata
+from models import statistics
+from models.statistics import Estimate
 
 POSITIVE_PERCENT = 0.5  # of the image
 # Where the grades of severity begin, in percent of the lung; below the first is what shows any

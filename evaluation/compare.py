@@ -19,8 +19,9 @@ import rich.console
 import rich.table
 
 from data_pipeline.errors import InputError, one_line_for_bad_input
-from evaluation import statistics, summary, tables
-from evaluation.statistics import Comparison
+from evaluation import summary, tables
+from models import statistics
+from models.statistics import Comparison
 
 METRICS = ("dice", "accuracy", "loss", "hd95_px")
 

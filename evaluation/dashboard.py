@@ -13,9 +13,9 @@ from evaluation import boundary, case_level, figures, metrics, strata, summary, 
 from evaluation.figures import Draw
 from evaluation.gallery import Pick
 from evaluation.pictures import Picture
-from evaluation.statistics import CONFIDENCE, RESAMPLES
 from evaluation.summary import Summary
 from models import calibration
+from models.statistics import CONFIDENCE, RESAMPLES
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 

@@ -28,7 +28,6 @@ from evaluation import (
     metrics,
     pictures,
     scoring,
-    statistics,
     summary,
     tables,
 )
@@ -39,7 +38,7 @@ from evaluation.score import CaseScore, LabelScore
 from evaluation.scoring import Outcome
 from evaluation.selection import Trial
 from evaluation.summary import Summary
-from models import calibration
+from models import calibration, statistics
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "opencv-python-headless")
 

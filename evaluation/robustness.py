@@ -29,11 +29,11 @@ from evaluation import (
     figures,
     metrics,
     selection,
-    statistics,
     summary,
 )
 from evaluation.damage import Damage
 from evaluation.selection import Trial
+from models import statistics
 
 
 def sweep(trial: Trial, damages: Sequence[Damage], seed: int) -> list[dict[str, object]]:

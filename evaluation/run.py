@@ -15,6 +15,7 @@ import logging
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 
 import rich.console
 import rich.progress
@@ -23,6 +24,7 @@ from data_pipeline import cases, tta
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.scan import MODALITIES
 from evaluation import card, entering, results, scoring, selection, summary, tables
+from evaluation.entrants import Entrant
 from evaluation.journal import Journal
 from evaluation.runs import Run
 
@@ -95,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         averaged=settings.ensembles,
         tta=settings.tta,
     )
+    _introduce(entrants, console)
     manifest = cases.load(manifest_path)
     trials = selection.trials(entrants, manifest, settings.split)
     journal = Journal(settings.out / "unfinished", trials)
@@ -117,6 +120,16 @@ def main(argv: list[str] | None = None) -> int:
         if path:
             console.print(f"Model card completed: {path}", highlight=False)
     return 1 if outcome.failures else 0
+
+
+def _introduce(found: Sequence[Entrant], console: rich.console.Console) -> None:
+    """Says which models ask more than one network once."""
+    for entrant in found:
+        if isinstance(entrant, Run):
+            # Of a cross-validation one network answers, the one that held the case out.
+            networks = 1 if entrant.fold_of else len(entrant.folds)
+            if cost := tta.cost(entrant.spec, networks):
+                console.print(f"{entrant.name}: {cost}", highlight=False, soft_wrap=True)
 
 
 def _report(

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation import case_level, statistics, strata, stretch
+from evaluation import case_level, strata, stretch
 from evaluation.journal import Scored
 from evaluation.score import CaseScore, LabelScore
-from evaluation.statistics import Comparison, Estimate
-from models import calibration
+from models import calibration, statistics
+from models.statistics import Comparison, Estimate
 
 # Each metric with the range its interval is kept in and whether more is better.
 METRICS: dict[str, tuple[float, float, bool]] = {

@@ -9,8 +9,8 @@ from typing import Literal
 import rich.box
 import rich.table
 
-from evaluation.statistics import Estimate
 from evaluation.summary import LabelSummary, Summary
+from models.statistics import Estimate
 
 HEADER = ("Model", "Label", "Accuracy", "Loss", "Dice (95 % interval)", "Cases", "Patients")
 _NAMES = ("Task", *HEADER[:2])  # columns of text

@@ -2,6 +2,9 @@
 
 What it lacks against the U-Net is only what made the U-Net: detail carried past the bottleneck
 (compare SegNet, arXiv:1511.00561, which carries pooling indices). Same blocks, same training.
+
+394,825 parameters for one label in 2D. Expected Dice on the sample: 0.955 on X-ray lungs (23 test
+cases), 0.704 on CT infection (five-fold, 50 slices); see docs/models.md.
 """
 
 import keras

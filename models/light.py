@@ -2,6 +2,9 @@
 
 After the observation of LWNet (arXiv:2009.01907) that 68 thousand parameters are enough to find
 vessels in an eye's image: lungs are large, and what is hard about them is seen at low resolution.
+
+94,473 parameters for one label in 2D. Expected Dice on the sample: 0.955 on X-ray lungs (23 test
+cases), 0.751 on CT infection (five-fold, 50 slices); see docs/models.md.
 """
 
 import keras

@@ -4,6 +4,11 @@ Against the paper: batch normalisation and padded convolutions; a first convolut
 which spends the arithmetic where lungs are outlined rather than on single pixels of noise; and
 skip connections that are added, as in LinkNet (arXiv:1707.03718), for half the time of a step
 and, in what docs/models.md measured, no less Dice than concatenated ones.
+
+1,281,489 parameters for one label in 2D. Expected Dice on the sample: 0.962 on X-ray lungs (23 test
+cases), 0.777 on CT infection (five-fold, 50 slices). With residual blocks 1,318,481 parameters;
+X-ray lungs 0.952 where the plain one had 0.953 (24 test cases, earlier masks), CT infection is not
+measured on the whole sample. Where from, and in how many minutes: docs/models.md.
 """
 
 from collections.abc import Callable

@@ -84,14 +84,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _introduce(network: Network, console: rich_console.Console) -> None:
     """Says what one answer costs and which signatures there will not be."""
-    spec, count = network.spec, len(network.networks)
-    passes = count * tta.passes(spec)
-    if passes > 1:
-        console.print(
-            f"{passes:.3g} times the arithmetic of one network an answer: {count} network"
-            f"{'s' * (count > 1)}, mirrored views: {len(spec.flips)}, sizes: {(1.0, *spec.scales)}"
-        )
-    if spec.cleaning:
+    if cost := tta.cost(network.spec, len(network.networks)):
+        console.print(cost)
+    if network.spec.cleaning:
         console.print(
             "no signatures encoded and masks: masks are cleaned (spec.json, cleaning), which "
             "clients do; serving.segment sends voxels"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation import statistics
+from models import statistics
 
 
 def study(patients, rng):

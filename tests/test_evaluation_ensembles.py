@@ -1,15 +1,18 @@
 """Several runs as one model: what they answer, and which cases they have seen."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
+import rich.console
 import tiny_network
 
 from data_pipeline import cases, inference, phantom, split
 from data_pipeline.errors import InputError
 from evaluation import ensembles, entering, runs, selection
+from evaluation import run as evaluation_run
 from models import segmenter
 
 # Keras, saving a network; see setup.cfg.
@@ -107,3 +110,15 @@ def test_ensembles_are_named_on_the_command_line(make_run, manifest):
             entering.enter([], averaged=[wrong])
     with pytest.raises(InputError, match=r"is twice in the ensemble both"):
         entering.enter([], averaged=[f"both={a},{a}"])
+
+
+def test_what_an_answer_costs_is_said_of_models_that_ask_more_than_one_network_once(make_run):
+    a, b = make_run("a", A), make_run("b", A, seed=1)
+    console = rich.console.Console(file=io.StringIO())
+    evaluation_run._introduce([runs.load(a), runs.load(a, "none")], console)
+    assert console.file.getvalue() == ""
+    evaluation_run._introduce([ensembles.load("both", [a, b], "flips")], console)
+    assert console.file.getvalue() == (
+        "both: 4 times the arithmetic of one network an answer: 2 networks, mirrored views: 1, "
+        "sizes: (1.0,)\n"
+    )

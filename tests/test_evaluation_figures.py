@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from evaluation import appearance, case_level, curves, figures, score, strata, summary
-from evaluation.statistics import Estimate
 from models import calibration
+from models.statistics import Estimate
 
 
 def label_summary(model="m", dice=0.9, reliability=None):

@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from data_pipeline import cases, frames
+from data_pipeline import cases, frames, machine
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from evaluation.speed import __main__ as speed
-from evaluation.speed import job, loader, machine, memory, pipeline
+from evaluation.speed import job, loader, memory, pipeline
 
 
 def test_every_measurement_says_what_it_measures(capsys):

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from data_pipeline import machine
 from evaluation.speed import __main__ as speed
-from evaluation.speed import machine, server, serving, serving_tables
+from evaluation.speed import server, serving, serving_tables
 
 
 def served(clients, server, graph, queue=0.0, *, batching=False, send="tile"):

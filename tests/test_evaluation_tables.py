@@ -8,7 +8,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from data_pipeline import cases, phantom, raster
 from evaluation import gallery, hparams, pictures, run, scoring, tables
-from evaluation.statistics import Estimate
+from models.statistics import Estimate
 
 
 def test_numbers_are_for_reading():

@@ -199,6 +199,8 @@ def test_x_rays_are_mirrored_left_to_right_and_slices_both_ways():
     # 2 mirrored views of 1, 0.64 and 1.5625 tiles
     assert math.isclose(tta.passes(tta.chosen(PLAIN, "flips+scales")), 2 * 3.2025)
     assert tta.passes(tta.chosen(ct, "flips")) == 4
+    assert tta.cost(ct) == ""
+    assert tta.cost(ct, 2).startswith("2 times the arithmetic of one network an answer: 2 networks")
 
 
 def test_a_resized_network_has_the_weights_of_the_network_itself():

@@ -1,3 +1,6 @@
+import pathlib
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -39,6 +42,24 @@ def test_the_cnn_has_no_skip_connections_and_the_unet_has():
         {type(layer) for layer in build(spec, TINY).layers} for build in (cnn.build, unet.build)
     ]
     assert [keras.layers.Add in kind for kind in kinds] == [False, True]
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_the_parameters_that_file_and_table_tell_are_those_of_the_network(name):
+    count = zoo.NETWORKS[name](InputSpec("XR", ("lung",), (64, 64))).count_params()
+    file = zoo.NETWORKS[name].__module__
+    assert f"{count:,} parameters" in sys.modules[file].__doc__
+    row = f"| `{name}` | {file.replace('.', '/')}.py | {count:,} |"
+    assert row in (pathlib.Path(__file__).parents[1] / "docs/models.md").read_text()
+
+
+@pytest.mark.parametrize(("module", "row"), [(unet, "U-Net"), (light, "light U-Net"), (cnn, "CNN")])
+def test_the_scores_that_a_file_promises_are_those_of_the_table(module, row):
+    lines = (pathlib.Path(__file__).parents[1] / "docs/models.md").read_text().splitlines()
+    for task, words in (("X-ray, lungs", "on X-ray lungs (23"), ("CT slices, infection", "on CT")):
+        [line] = [line for line in lines if line.startswith(f"| {task} | {row} |")]
+        dice = line.split("|")[-3].split()[0]
+        assert f"{dice} {words}" in module.__doc__
 
 
 def test_the_light_network_stays_below_a_hundred_thousand_parameters():

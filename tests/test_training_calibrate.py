@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny_network
 
-from data_pipeline import cases, split
+from data_pipeline import cases, inference, split
 from data_pipeline import spec as specs
 from data_pipeline.spec import Cleaning, InputSpec
 from models import segmenter
-from training import calibrate, plan, record
+from training import calibrate, card, plan
 from training.config import TrainConfig
 from training.temperature import Counts
 from training.thresholds import Tally
@@ -115,6 +115,7 @@ def test_a_finished_run_is_calibrated_on_its_validation_cases(make_run, tmp_path
     assert "validation cases" in capsys.readouterr().out
     card = (run / "model_card.md").read_text()
     assert "stale" not in card
+    assert "## Validation, calibration and post-processing\n- " in card
     assert f"- lung: temperature {gain['temperature']:.3g}; NLL" in card
     assert card.endswith("\n\n## Intended use\nnone\n")
     # What the command told of is what the calibrated network says on the scan's own grid.
@@ -127,6 +128,33 @@ def test_a_finished_run_is_calibrated_on_its_validation_cases(make_run, tmp_path
             said = np.clip(network.probabilities(scan), 1e-6, 1 - 1e-6)
             values.append(-np.log(np.where(truth, said, 1 - said)).mean())
     np.testing.assert_allclose(np.mean(nll, axis=1), gain["nll"], rtol=0.05)
+
+
+@pytest.mark.parametrize("cleaning", ["learn", "threshold", "none"])
+def test_validation_dice_is_that_of_the_final_masks_with_an_interval_of_patients(
+    phantoms, cleaning
+):
+    known, network = cases.load(phantoms)[:6], tiny_network.build(SPEC, 0)
+    fitted = calibrate.learn(network, known, cleaning=cleaning)
+    final, dice = segmenter.Network(network.network, fitted.spec), []
+    for case in known:
+        scan = cases.read_scan(case)
+        [truth] = cases.read_mask(case, SPEC.labels, scan.shape).planes
+        [found] = inference.mask(final.probabilities(scan), fitted.spec).planes
+        dice.append(2 * (truth & found).sum() / (truth.sum() + found.sum()))
+    told = fitted.told["validation"]["lung"]
+    assert told["dice"] == pytest.approx(np.mean(dice), abs=2e-3)  # temperature and resampling
+    assert told["interval"][0] < told["dice"] < told["interval"][1]
+    assert (told["cases"], told["patients"]) == (6, 6)
+    [line] = [line for line in card.gains(fitted.told) if "flatters" in line]
+    low, high = told["interval"]
+    assert f"lung: Dice {told['dice']:.3f} ({low:.3f}-{high:.3f}) on 6 validation cases" in line
+
+
+def test_one_patient_in_validation_has_no_interval(phantoms):
+    fitted = calibrate.learn(tiny_network.build(SPEC, 0), cases.load(phantoms)[:1])
+    assert fitted.told["validation"]["lung"]["interval"] is None
+    assert "on 1 validation cases of 1 patients" in "".join(card.gains(fitted.told))
 
 
 def test_what_was_learnt_is_taken_back(make_run, tmp_path):
@@ -192,7 +220,7 @@ def test_a_threshold_that_helps_every_patient_is_learnt_and_masks_follow_it(phan
     # Cleaning is then learnt on masks above it: no lung is lost any more.
     assert len(fitted.told["cleaning"]) == 3
     assert all(change["before"] == 1 for change in fitted.told["cleaning"])
-    [line] = [line for line in record.gains(fitted.told) if "threshold" in line]
+    [line] = [line for line in card.gains(fitted.told) if "threshold" in line]
     assert "kept; Dice 0.0000 without, 1.0000 with" in line
     alone = calibrate.learn(network, known, calibration="none", cleaning="threshold")
     assert alone.spec.thresholds == (12 / 32,)

@@ -3,6 +3,7 @@ import pytest
 
 from data_pipeline import raster
 from data_pipeline.cases import Case
+from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from models import zoo
 from training import derive, fingerprint
@@ -57,6 +58,9 @@ def test_a_resumed_run_keeps_what_was_derived_when_it_was_started(tmp_path):
     resumed = derive.as_before(TrainConfig(batch_size=2), tmp_path)
     assert (resumed.size, resumed.window, resumed.batch_size) == (160, "-900,50", 2)
     assert derive.as_before(TrainConfig(), tmp_path / "elsewhere") == TrainConfig()
+    (tmp_path / "config.json").write_text('{"tile": "32,64,64", "window": "-900,50"}')
+    volumes = TrainConfig(modality="CT", tile="3d")
+    assert derive.as_before(volumes, tmp_path).tile == "32,64,64"
 
 
 def test_memory_of_a_sample_grows_with_the_area_of_the_tile():
@@ -65,6 +69,38 @@ def test_memory_of_a_sample_grows_with_the_area_of_the_tile():
         for side in (64, 128)
     )
     assert large == 4 * small
+
+
+@pytest.mark.parametrize(
+    ("shape", "most", "sides"),
+    [
+        ((70.4, 300, 300), 10**9, [64, 288, 288]),  # all of it
+        ((20, 100, 100), 10**9, [32, 96, 96]),  # no side below what the networks halve
+        # 64 x 96 x 96 = 589,824; rows cover 96 of 100, slices 64 of 70: first rows, then columns.
+        ((70, 100, 101), 500_000, [64, 64, 96]),
+        ((70, 100, 101), 300_000, [64, 64, 64]),
+        ((70, 100, 101), 1, [32, 32, 32]),
+    ],
+)
+def test_a_tile_of_a_volume_keeps_its_proportions_as_far_as_memory_allows(shape, most, sides):
+    assert derive.volume_sides(shape, most) == sides
+
+
+def volumes(shape, spacing_mm):
+    return Fingerprint(3, shape, spacing_mm, (-900.0, 50.0), {"lung": 0.25})
+
+
+def test_memory_and_spacing_decide_the_tile_of_a_volume_and_a_given_one_holds(monkeypatch):
+    monkeypatch.setattr(derive.device, "kind", lambda: "CPU")
+    asked = TrainConfig(modality="CT", tile="3d", spacing="2,1,1")
+    large = volumes((80, 128, 128), (4.0, 1.0, 1.0))  # 160 slices of 2 mm
+    assert derive.volume_tile(asked, large, None).tile == "96,64,64"
+    assert derive.volume_tile(asked, large, GIB // 16).tile == "32,32,32"
+    given = TrainConfig(modality="CT", tile="32,64,64")
+    assert derive.volume_tile(given, large, None) == given
+    for found in (volumes((512, 512), (1.0, 1.0)), volumes((80, 128, 128), None)):
+        with pytest.raises(InputError, match="--tile 3d needs volumes"):
+            derive.volume_tile(asked, found, None)
 
 
 @pytest.fixture

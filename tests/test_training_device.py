@@ -65,3 +65,10 @@ def test_a_task_that_is_no_worker_or_not_in_the_cluster_is_refused_in_words(tell
         monkeypatch.setenv("TF_CONFIG", text)
         with pytest.raises(InputError, match="it looks like"):
             device.is_one_of_several()
+
+
+def test_xla_is_left_to_keras_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert device.xla() == "off"
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    assert device.xla() == "auto"

@@ -1,8 +1,11 @@
 import collections
 import csv
 import dataclasses
+import importlib.metadata
 import itertools
 import json
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +18,11 @@ import pytest
 import tensorflow as tf
 from rich import console as rich_console
 
-from data_pipeline import cases
+from data_pipeline import cases, machine
 from data_pipeline import spec as specs
 from data_pipeline.errors import InputError
 from models import segmenter, zoo
-from training import backup, budget, calibrate, cleanup, config, fit, plan, run
+from training import backup, budget, calibrate, cleanup, config, fit, plan, record, run
 from training.callbacks import AskedToStop, Interrupt
 
 pytestmark = pytest.mark.usefixtures("tiny_training")
@@ -50,10 +53,31 @@ def test_a_run_leaves_all_that_evaluation_and_export_read(make_plan):
     assert settings["steps"] == 12
     first, second = history(directory)
     assert 0 < float(first["elapsed_s"]) < float(second["elapsed_s"]) <= settings["train_seconds"]
-    assert "not for diagnosis" in (directory / "model_card.md").read_text()
+    card = (directory / "model_card.md").read_text()
+    assert "not for diagnosis" in card
+    assert f"- lung: Dice {settings['answers']['validation']['lung']['dice']:.3f} (" in card
     assert list((directory / "logs").rglob("*tfevents*"))
     assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not (directory / "backup").exists()
+
+
+def test_a_run_says_from_what_on_what_and_how_long_it_was_trained(make_plan):
+    planned = make_plan("told", seed=3)
+    told = json.loads((train(planned) / "config.json").read_text())
+    assert told["seed"] == 3
+    assert told["data_sha256"] == record.data_hash(planned.cases)
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|", told["git_commit"])
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("tensorflow", "keras", "numpy", "pandas", "imagecodecs", "scikit-image")
+    }
+    assert versions.items() <= told["versions"].items()
+    assert told["versions"]["python"] == platform.python_version()
+    assert told["device"].startswith("1 x CPU, one device; ")
+    assert told["device"].endswith(f"{machine.processor()}, cores: {len(machine.cores())}")
+    assert told["xla"] == "off"
+    assert {"reading", "building", "training", "calibration", "total"} <= set(told["timings_s"])
+    assert all(seconds >= 0 for seconds in told["timings_s"].values())
 
 
 def test_the_loss_falls_and_the_phantoms_lungs_are_found(make_plan):
@@ -297,7 +321,7 @@ def test_two_devices_train_and_resume_one_network_under_mirrored_strategy(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip().endswith("2 x CPU, MirroredStrategy")
+    assert done.stdout.lstrip().startswith("2 x CPU, MirroredStrategy; ")
     assert float(history(tmp_path / "two")[0]["loss"]) < 2
     # A step of one device would be of half as many samples.
     other = make_plan("two", runs=tmp_path, batch_size=2, epochs=1, resume=True)

@@ -38,7 +38,8 @@ def test_flags_say_tile_frame_spacing_and_neighbours(flags, expected):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ({"tile": "32"}, "--tile is rows,cols or slices,rows,cols; got 32"),
+        ({"tile": "32"}, "--tile is rows,cols or slices,rows,cols, or 3d; got 32"),
+        ({"tile": "3d", "modality": "XR"}, "an X-ray is one image"),
         ({"tile": "32,x"}, "--tile takes numbers above 0 with commas between them; got 32,x"),
         ({"tile": "32,0"}, "--tile takes numbers above 0"),
         ({"tile": "32,16.5"}, "--tile is in whole pixels; got 32,16.5"),
@@ -81,6 +82,18 @@ def test_a_plan_for_volumes_mirrors_in_the_plane_of_a_slice():
     assert planned.spec.shape == (32, 64, 64)
     assert planned.spec.spacing_mm == (3.987, 4.172, 4.172)
     assert planned.spec.flips == ((1,), (2,), (1, 2))
+
+
+def test_a_tile_for_volumes_is_derived_from_their_median_shape():
+    flags = ["--modality", "CT", "--tile", "3d", "--use-all", "--name", "x"]
+    (planned,) = plan.make(config.from_flags(flags))
+    slices, rows, cols = planned.fingerprint.shape
+    assert planned.config.tile == ",".join(map(str, planned.spec.shape))
+    assert all(
+        side == max(32, whole // 32 * 32)  # so small that nothing has to be cut
+        for side, whole in zip(planned.spec.shape, (slices, rows, cols), strict=True)
+    )
+    assert planned.spec.spacing_mm == (3.987, 4.172, 4.172)
 
 
 def test_what_a_network_is_shown_is_told_in_words():

@@ -60,3 +60,11 @@ def test_what_follows_the_last_step_is_part_of_the_budget(monkeypatch):
     assert timed.progress() == 1.0
     timed.validation_s = 70
     assert timed.progress() == 1.0
+
+
+def test_what_was_waited_before_counts_against_the_budget(monkeypatch):
+    monkeypatch.setattr(pace.time, "monotonic", lambda: 1000.0)
+    timed = Pace(total_steps=None, budget_s=60, began_s=985.0)
+    assert timed.elapsed_s() == 15
+    assert timed.progress() == 0.25
+    assert timed.spent_s == {"deriving": 15}

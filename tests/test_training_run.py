@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -36,3 +37,6 @@ def test_the_command_trains_and_says_what_comes_next(phantoms, tmp_path):
     assert "8 train, 2 validation, 2 test (by patient, seed 0)" in done.stdout
     assert f"next: python -m evaluation.run {tmp_path}/runs/it threshold" in done.stdout
     assert (tmp_path / "runs" / "it" / "network.keras").exists()
+    assert ", XLA " in done.stdout
+    told = json.loads((tmp_path / "runs" / "it" / "config.json").read_text())
+    assert told["timings_s"]["deriving"] > 0  # the look at the data counts too

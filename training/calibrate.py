@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from rich import console as rich_console
 
 from data_pipeline import quiet_tensorflow  # noqa: F401 - before TensorFlow is imported
@@ -27,9 +28,9 @@ from data_pipeline import inference, split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from data_pipeline.spec import THRESHOLD, InputSpec
-from models import members, segmenter
+from models import members, segmenter, statistics
 from models.segmenter import Network
-from training import cleanup, record, temperature, thresholds
+from training import card, cleanup, record, temperature, thresholds
 from training.cleanup import Outlined
 from training.config import CALIBRATION, CLEANING
 from training.temperature import Counts, Evidence
@@ -135,7 +136,34 @@ def learn(
             heard = hear(Network(network.network, spec), cases, outlines=True)
         spec, tried = cleanup.learn(heard.outlined, spec)
         told["cleaning"] = [dataclasses.asdict(change) for change in tried]
-    return Fitted(spec, told)
+    return Fitted(spec, told | {"validation": _scores(spec, heard)})
+
+
+def _scores(spec: InputSpec, heard: Heard) -> dict[str, Any]:
+    """Returns the mean Dice of each label with its interval, of masks as they will be made.
+
+    As in evaluation a case says nothing where there is nothing and nothing is found.
+    """
+    scores = {}
+    [warm] = spec.temperatures or [(1.0,) * len(spec.labels)]
+    for index, (label, tallies) in enumerate(zip(spec.labels, heard.tallies, strict=True)):
+        if heard.outlined:
+            dice = cleanup.dice(heard.outlined, spec, index)
+        else:
+            dice = thresholds.dice(tallies, warm[index], spec.above[index])
+        silent = [one.truth == 0 and value == 1 for one, value in zip(tallies, dice, strict=True)]
+        patients = [one.patient for one in tallies]
+        found = statistics.mean(np.where(silent, np.nan, dice), patients).clipped(0, 1)
+        if found.cases:
+            scores[label] = {
+                "dice": round(found.value, 4),
+                "interval": [round(found.low, 4), round(found.high, 4)]
+                if found.patients > 1
+                else None,
+                "cases": found.cases,
+                "patients": found.patients,
+            }
+    return scores
 
 
 def _at_temperatures(spec: InputSpec, evidence: Sequence[Evidence]) -> InputSpec:
@@ -305,7 +333,7 @@ def main(argv: list[str] | None = None) -> None:
             cleaning=flags.cleaning,
         )
     for directory, one in zip(directories, fitted, strict=True):
-        console.print(f"{directory}", *record.gains(one.told), sep="\n  ")
+        console.print(f"{directory}", *card.gains(one.told), sep="\n  ")
 
 
 def _part(known: Sequence[Case], directory: pathlib.Path, name: str) -> list[Case]:

@@ -102,7 +102,7 @@ def _try(
     with_it = [*rules[:index], changed, *rules[index + 1 :]]
     known = [case for case in cases if case.annotated[index]]
     before, after = (
-        _dice(known, dataclasses.replace(spec, cleaning=tuple(used)), index)
+        dice(known, dataclasses.replace(spec, cleaning=tuple(used)), index)
         for used in (rules, with_it)
     )
     p = paired_p(after - before, [case.patient for case in known])
@@ -110,9 +110,12 @@ def _try(
     return Change(label, changed, float(before.mean()), float(after.mean()), p, helps)
 
 
-def _dice(cases: Sequence[Outlined], spec: InputSpec, index: int) -> np.ndarray:
+def dice(cases: Sequence[Outlined], spec: InputSpec, index: int) -> np.ndarray:
+    """Returns the Dice of a label, cleaned, for each case in which it is annotated."""
     values = []
     for case in cases:
+        if not case.annotated[index]:
+            continue
         found, truth = case.planes()
         found = cleaning.clean(found, spec)
         size = found[index].sum() + truth[index].sum()

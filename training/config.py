@@ -50,7 +50,11 @@ class TrainConfig:
     folds: int = _flag(0, "cross-validation: as many trainings, each case tested once")
     size: int = _flag(0, "side of the square frame in pixels; 0: from the data")
     window: str = _flag("", "LOW,HIGH in HU, or in stored values; CT in HU: from the data if empty")
-    tile: str = _flag("", "what the network sees at once: rows,cols or slices,rows,cols")
+    tile: str = _flag(
+        "",
+        "what the network sees at once: rows,cols or slices,rows,cols; "
+        f"{geometry_plan.DERIVED}: three sides from the data and the memory",
+    )
     spacing: str = _flag("", "resample to this, in mm, in the order of --tile; 3D: the median")
     neighbours: int = _flag(0, "2.5D: slices on either side that a 2D network sees too")
     foreground_share: float = _flag(

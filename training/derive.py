@@ -5,11 +5,15 @@ import json
 import math
 import pathlib
 import subprocess
+from collections.abc import Sequence
 
 import keras
 
-from data_pipeline import intensity
-from training import device
+from data_pipeline import intensity, labels
+from data_pipeline.errors import InputError
+from data_pipeline.spec import InputSpec
+from models import zoo
+from training import device, geometry_plan
 from training.config import TrainConfig
 from training.fingerprint import Fingerprint
 
@@ -18,10 +22,16 @@ _SIDE_STEP = 32
 _LEAST_SIDE = 128
 _MOST_SIDE = {"CPU": 192, "GPU": 512}
 
+# A tile of three sides: as many voxels at most, whatever the memory holds, and so many samples a
+# step at least, for batch normalisation to have something to average over; nnU-Net takes two too.
+_MOST_VOXELS = {"CPU": 2**19, "GPU": 2**22}
+_LEAST_VOLUMES = 2
+
 _MOST_BATCH = {"CPU": 8, "GPU": 32}
 _FLOAT_BYTES = 4
 # Of what a forward pass writes: kept for the backward pass, gradients, and what a step works in.
-# Measured with the U-Net at 256 x 256, batch 8 on a CPU; see docs/models.md.
+# On a CPU the U-Net at 256 x 256 took 1.0 to 1.2 (31 to 37 MiB a sample in float32, batches of 16
+# and 8); the rest is for the workspace of a GPU's convolutions, which nobody has measured here.
 _STEP_FACTOR = 3.0
 _MEMORY_SHARE = 0.5  # of what is free; the rest is for data, other processes, fragmentation
 
@@ -39,6 +49,7 @@ def as_before(config: TrainConfig, directory: pathlib.Path) -> TrainConfig:
         names = [
             n for n in ("size", "window", "batch_size") if not getattr(config, n) and n in told
         ]
+        names += ["tile"] if config.tile == geometry_plan.DERIVED and "tile" in told else []
         return dataclasses.replace(config, **{name: told[name] for name in names})
     return config
 
@@ -68,6 +79,51 @@ def side(found: Fingerprint, kind: str) -> int:
     """
     fitting = max(found.shape[-2:]) // _SIDE_STEP * _SIDE_STEP
     return max(_LEAST_SIDE, min(fitting, _MOST_SIDE[kind]))
+
+
+def volume_tile(config: TrainConfig, found: Fingerprint, free: int | None) -> TrainConfig:
+    """Returns the configuration with a tile of three sides where --tile 3d asks for one.
+
+    Args:
+      config: as the user gave it.
+      found: gives the median shape, and its spacing.
+      free: bytes of one device; None if not known.
+
+    Raises:
+      InputError: if the cases are not all volumes that say their spacing.
+    """
+    if config.tile != geometry_plan.DERIVED:
+        return config
+    if len(found.shape) != 3 or found.spacing_mm is None:
+        raise InputError("--tile 3d needs volumes that all say their spacing; give three sides")
+    target_mm = config.geometry().spacing_mm or found.spacing_mm
+    shape = [
+        n * old / new for n, old, new in zip(found.shape, found.spacing_mm, target_mm, strict=True)
+    ]
+    smallest = (_SIDE_STEP,) * 3
+    spec = InputSpec(config.modality, labels.parse(config.labels), smallest, window=(0.0, 1.0))
+    a_voxel = sample_bytes(zoo.NETWORKS[config.model](spec)) / math.prod(smallest)
+    most = _MOST_VOXELS[device.kind()]
+    if free is not None:
+        most = min(most, int(_MEMORY_SHARE * free / _LEAST_VOLUMES / a_voxel))
+    return dataclasses.replace(config, tile=",".join(map(str, volume_sides(shape, most))))
+
+
+def volume_sides(shape: Sequence[float], most: int) -> list[int]:
+    """Returns a tile of up to `most` voxels, as near to a volume's proportions as may be.
+
+    From the whole volume, the side that covers most of its axis is cut as often as need be, as in
+    nnU-Net. Each is a multiple of what the networks halve, and at least that.
+
+    Args:
+      shape: of the median volume at the spacing that it is resampled to, in voxels.
+      most: voxels, as far as sides can be cut.
+    """
+    sides = [max(_SIDE_STEP, round(n) // _SIDE_STEP * _SIDE_STEP) for n in shape]
+    while math.prod(sides) > most and max(sides) > _SIDE_STEP:
+        cuttable = [axis for axis in range(3) if sides[axis] > _SIDE_STEP]
+        sides[max(cuttable, key=lambda axis: sides[axis] / shape[axis])] -= _SIDE_STEP
+    return sides
 
 
 def batch(config: TrainConfig, network: keras.Model, free: int | None) -> TrainConfig:

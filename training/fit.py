@@ -74,24 +74,29 @@ class _Setup:
         return max(_LEAST_STEPS, math.ceil(len(self.epoch) / self.batch_size))
 
 
-def train(plan: Plan, console: rich_console.Console) -> None:
+def train(plan: Plan, console: rich_console.Console, began_s: float | None = None) -> None:
     """Trains as planned and leaves the run directory complete.
+
+    Args:
+      plan: what to train.
+      console: told how far it is.
+      began_s: of time.monotonic(), when the wait for it began; None: now.
 
     Raises:
       InputError: if the data cannot be read, or the directory holds another run.
       Interrupted: on Ctrl-C, with the state saved.
     """
-    # The clock of a budget starts here: decoding and graph building are part of the wait.
+    # Of a budget, decoding and graph building are part of the wait.
     minutes = plan.config.minutes
     pace = Pace(
         None,
         None if minutes is None else 60 * minutes,
         device.as_first_worker if device.is_one_of_several() else None,
+        began_s,
     )
-    name = str(plan.directory.relative_to(plan.config.runs))
     settings = dataclasses.asdict(plan.config)
     uri = plan.config.mlflow if device.is_chief() else ""
-    with mlflow_log.logged(uri, plan.directory, name, settings) as loggers:
+    with mlflow_log.logged(uri, plan.directory, plan.name, settings) as loggers:
         _begin(plan)
         setup = _set_up(plan, pace, console)
         with setup.strategy.scope():
@@ -220,8 +225,7 @@ def _compile(model: keras.Model, plan: Plan) -> list[keras.metrics.Metric]:
     optimizer = keras.optimizers.AdamW(
         config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=1.0
     )
-    # XLA made training on CPUs 1.2 to 4 times slower; Keras' own choice is for GPUs.
-    jit = "auto" if tf.config.list_physical_devices("GPU") else False
+    jit = False if device.xla() == "off" else "auto"
     loss = losses.make(config.loss, config.label_smoothing)
     model.compile(optimizer, loss, metrics=watched, jit_compile=jit)
     model.optimizer.build(model.trainable_variables)  # so that a backup has where to go
@@ -363,7 +367,7 @@ def _shown(
         keras.callbacks.TensorBoard(
             logs, write_graph=False, profile_batch=_PROFILED if config.profile else 0
         ),
-        watching.HyperParameters(logs, dataclasses.asdict(config), directory.name),
+        watching.HyperParameters(logs, dataclasses.asdict(config), plan.name),
         watching.Progress(setup.pace, console),
         *([budget.Outlook(setup.pace, setup.steps_an_epoch, console)] if config.minutes else ()),
     ]

@@ -10,6 +10,8 @@ from data_pipeline import augment
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 
+DERIVED = "3d"  # as --tile: of three sides, that derive.volume_tile fills in
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -27,9 +29,12 @@ def asked(modality: str, size: int, tile: str, spacing: str, neighbours: int) ->
     Raises:
       InputError: if they cannot be read, or contradict each other.
     """
-    shape = _whole(tile) if tile else (size, size)
+    if tile == DERIVED:
+        shape: tuple[int, ...] = (0, 0, 0)
+    else:
+        shape = _whole(tile) if tile else (size, size)
     if len(shape) not in (2, 3):
-        raise InputError(f"--tile is rows,cols or slices,rows,cols; got {tile}")
+        raise InputError(f"--tile is rows,cols or slices,rows,cols, or {DERIVED}; got {tile}")
     spacing_mm = _numbers(spacing, "--spacing") if spacing else None
     if spacing_mm and len(spacing_mm) != len(shape):
         raise InputError(

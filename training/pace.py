@@ -25,6 +25,7 @@ class Pace:
         total_steps: int | None,
         budget_s: float | None,
         agree: Callable[[float], float] | None = None,
+        began_s: float | None = None,
     ) -> None:
         """Starts the clock.
 
@@ -32,6 +33,7 @@ class Pace:
           total_steps: of the training, unless it has a budget.
           budget_s: seconds that all of it may take.
           agree: of several workers, gives all of them the progress that one of them sees.
+          began_s: of time.monotonic(), if the clock ran before; since then settings were derived.
         """
         self.step = 0
         self.step_s = 0.0  # of one step, as the last ones took on average
@@ -43,7 +45,10 @@ class Pace:
         self._budget_s = budget_s
         self._agree = agree
         self._agreed = 0.0  # progress when the workers last looked
-        self._started_s = time.monotonic()
+        now_s = time.monotonic()
+        self._started_s = now_s if began_s is None else began_s
+        if began_s is not None:
+            self.spent_s["deriving"] = now_s - began_s
 
     def go_on_from(self, step: int, elapsed_s: float, spent_s: Mapping[str, float]) -> None:
         """Counts what an interrupted run had already done."""

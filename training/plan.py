@@ -46,6 +46,11 @@ class Plan:
     # In float32, with weights that training replaces: to be described, timed and saved.
     network: keras.Model
 
+    @property
+    def name(self) -> str:
+        """What the run is called among all others: of a fold NAME/fold0, not fold0."""
+        return str(self.directory.relative_to(self.config.runs))
+
     def part(self, name: str) -> list[Case]:
         """Returns the cases of a split."""
         return [case for case in self.cases if self.splits[case.id] == name]
@@ -71,8 +76,9 @@ def make(config: TrainConfig) -> list[Plan]:
         config = derive.as_before(config, directory)
     found = fingerprint.take(learnt, labels.parse(config.labels), config.seed)
     config = derive.frame(config, found, units)
-    spec = _spec(config, chosen, units, found)
     free = derive.free_bytes(device.kind())  # before the network takes what there is of a GPU
+    config = derive.volume_tile(config, found, free)
+    spec = _spec(config, chosen, units, found)
     network = zoo.NETWORKS[config.model](spec)
     config = derive.batch(config, network, free)
     policy = augment.XRAY if config.modality == "XR" else augment.CT

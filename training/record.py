@@ -1,40 +1,28 @@
-"""What a run leaves in words: config.json, and model_card.md for whoever finds it later."""
+"""What a run leaves in words: config.json, and the model card that training.card writes."""
 
+import configparser
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 
-from data_pipeline import read, remote
+from data_pipeline import machine, read, remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
-from data_pipeline.spec import THRESHOLD, InputSpec
-from training import device
+from data_pipeline.spec import InputSpec
+from training import card, device
 from training.pace import Pace
 from training.plan import Plan
-
-_ANSWERS = "## Calibration and post-processing"  # heading in model_card.md
-
-_PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "scipy",
-    "opencv-python-headless",
-    "pydicom",
-    "nibabel",
-)
 
 # Settings that may differ between a run and its resumption: they do not change what is learnt.
 _FREE = {
@@ -55,7 +43,8 @@ def start(plan: Plan) -> None:
             "device": device.describe(chosen),
             "devices": chosen.num_replicas_in_sync,
             "precision_used": device.precision(plan.config.precision),
-            "versions": {p: _version(p) for p in _PACKAGES} | {"python": platform.python_version()},
+            "xla": device.xla(),
+            "versions": machine.versions(_packages()) | {"python": platform.python_version()},
             "git_commit": _git_commit(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         },
@@ -63,8 +52,11 @@ def start(plan: Plan) -> None:
 
 
 def start_folds(plans: list[Plan]) -> None:
-    """Writes the config.json that makes the folder of the folds a run of its own."""
-    _write(plans[0].directory.parent, _settings(plans[0]))
+    """Writes what makes the folder of the folds a run of its own: config.json, model_card.md."""
+    folder = plans[0].directory.parent
+    _write(folder, _settings(plans[0]))
+    told_of = card.of_folds(plans, [_read(plan.directory) for plan in plans])
+    (folder / "model_card.md").write_text(told_of, encoding="utf-8")
 
 
 def finish(
@@ -87,8 +79,8 @@ def finish(
     written["train_seconds"] = round(pace.elapsed_s(), 1)
     written["timings_s"] = _timings(pace)
     _write(plan.directory, written)
-    card = _card(plan, written)
-    (plan.directory / "model_card.md").write_text(card, encoding="utf-8")
+    told_of = card.of_run(plan, written)
+    (plan.directory / "model_card.md").write_text(told_of, encoding="utf-8")
 
 
 def _timings(pace: Pace) -> dict[str, float]:
@@ -103,10 +95,7 @@ def restate(directory: pathlib.Path, spec: InputSpec, told: Mapping[str, Any]) -
     written = _read(directory) | {"spec": dataclasses.asdict(spec), "answers": told}
     _write(directory, written)
     path = directory / "model_card.md"
-    before, heading, rest = path.read_text(encoding="utf-8").partition(_ANSWERS)
-    if heading:
-        _, _, after = rest.partition("\n\n")
-        path.write_text("\n".join([before + heading, *_listed(told), "", after]), encoding="utf-8")
+    path.write_text(card.restated(path.read_text(encoding="utf-8"), told), encoding="utf-8")
 
 
 def learnt(directory: pathlib.Path) -> dict[str, Any]:
@@ -117,45 +106,6 @@ def learnt(directory: pathlib.Path) -> dict[str, Any]:
 def manifest_of(directory: pathlib.Path) -> pathlib.Path:
     """Returns the manifest that a run was trained from."""
     return pathlib.Path(_read(directory)["data"])
-
-
-def gains(told: Mapping[str, Any]) -> list[str]:
-    """Returns what calibration, thresholds and post-processing gained, in a line each."""
-    lines = [
-        f"{label}: temperature {one['temperature']:.3g}; NLL {one['nll'][0]:.4f} before, "
-        f"{one['nll'][1]:.4f} after; ECE {one['ece'][0]:.4f} before, {one['ece'][1]:.4f} after"
-        for label, one in told.get("calibration", {}).items()
-    ]
-    lines += [
-        f"{one['label']}: threshold {one['threshold']:.3g} instead of 0.5 {_fate(one)}"
-        for one in told.get("thresholds", [])
-        if one["threshold"] != THRESHOLD
-    ]
-    lines += [
-        f"{one['label']}: {_rule(one['rule'])} {_fate(one)}" for one in told.get("cleaning", [])
-    ]
-    return [f"calibration and post-processing: {told.get('learnt_from', 'none')}", *lines]
-
-
-def _fate(one: Mapping[str, Any]) -> str:
-    return (
-        f"{'kept' if one['kept'] else 'left out'}; Dice {one['before']:.4f} without, "
-        f"{one['after']:.4f} with, p = {one['p']:.2g}"
-    )
-
-
-def _rule(rule: Mapping[str, Any]) -> str:
-    named = {
-        "inside": f"inside the {rule['inside']}",
-        "fill_holes": "holes filled",
-        "smallest": f"components of at least {100 * rule['smallest']:.2g} % of a slice",
-        "largest": f"the {rule['largest']} largest components",
-    }
-    return ", ".join(text for name, text in named.items() if rule[name])
-
-
-def _listed(told: Mapping[str, Any]) -> list[str]:
-    return [f"- {line}" for line in gains(told)]
 
 
 def check_same(plan: Plan) -> None:
@@ -248,11 +198,12 @@ def _write(directory: pathlib.Path, content: dict[str, Any]) -> None:
     unfinished.replace(directory / "config.json")
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _packages() -> list[str]:
+    """Returns the names of all packages that setup.cfg asks for, and the tfio lane's."""
+    setup = configparser.ConfigParser()
+    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg", encoding="utf-8")
+    needed = setup["options"]["install_requires"]
+    return [*re.findall(r"^[\w.-]+", needed, re.MULTILINE), "tensorflow-io"]
 
 
 def _git_commit() -> str:
@@ -263,84 +214,3 @@ def _git_commit() -> str:
     except OSError:
         return ""
     return found.stdout.strip()
-
-
-def _card(plan: Plan, written: dict[str, Any]) -> str:
-    evaluate = (
-        f"    python -m evaluation.run {plan.directory} threshold --out results/"
-        f"{plan.directory.name}"
-    )
-    lines = [
-        f"# {written['model']}: {', '.join(plan.spec.labels)} on {plan.spec.modality}",
-        "",
-        f"Trained {written['started']} from `{written['data']}`, "
-        f"{written['parameters']:,} parameters, {written['steps']} steps in "
-        f"{written['train_seconds'] / 60:.1f} minutes on {written['device']} "
-        f"({written['precision_used']}); saved in float32. Seed {written['seed']}, code "
-        f"{written['git_commit'][:12] or 'of no known commit'}, data "
-        f"{written['data_sha256'][:12]}; all settings and versions are in `config.json`.",
-        "",
-        "## Data",
-        *_data(plan),
-        "",
-        "## What a label covers",
-        *(f"- {text}" for text in plan.spec.conventions or ("not recorded for this data",)),
-        "",
-        "## Scores",
-        "On the original grid, with 95 % intervals; this command adds them here, and with `--split "
-        "validation` or `--data OTHER_MANIFEST --split all` those of other cases:",
-        "",
-        evaluate,
-        "",
-        # Where evaluation.card puts them.
-        "<!-- scores end here -->",
-        "",
-        "Validation Dice during training is in `history.csv` and `curves.png`, on frames as the "
-        "network sees them; it chose the weights, so it flatters them.",
-        "",
-        _ANSWERS,
-        *_listed(written["answers"]),
-        "",
-        "## Intended use",
-        "Research on segmentation of lungs and infection. Not a medical device; not for "
-        "diagnosis, treatment or triage, and not for measuring the course of a disease.",
-        "",
-        "## Limits",
-        "- Trained on the data sets above only: other scanners, ages, views and label conventions "
-        "will score lower, and nothing in an answer says so.",
-        "- In the openly licensed X-rays COVID-19 cases are adults and the others mostly "
-        "children, so differences between them say nothing about the disease.",
-        "- Labels that a case lacks took no part in its loss; a data set that has only one label "
-        "has taught only that one.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _data(plan: Plan) -> list[str]:
-    """Returns how many cases of whom, and under which licences."""
-    counts = Counter(plan.splits[case.id] for case in plan.cases)
-    patients = len({case.patient for case in plan.cases})
-    unknown = sum(not case.patient_id for case in plan.cases)
-    lineage = Counter(
-        (c.dataset, c.source, c.licence_image or "not stated", c.licence_mask or "not stated")
-        for c in plan.cases
-    )
-    annotated = ", ".join(
-        f"{label} in {sum(bool(case.annotated([label])) for case in plan.cases)}"
-        for label in plan.spec.labels
-    )
-    return [
-        f"{len(plan.cases)} cases of {patients} patients"
-        + (f" ({unknown} cases of unknown patients, each counted as its own)" if unknown else "")
-        + ": "
-        + ", ".join(f"{n} {name}" for name, n in counts.items())
-        + f". Splits are by patient; see `splits.csv`. Annotated: {annotated}.",
-        "",
-        "| data set | source | licence of images | licence of masks | cases |",
-        "|---|---|---|---|---|",
-        *(f"| {d} | {s} | {i} | {m} | {n} |" for (d, s, i, m), n in sorted(lineage.items())),
-        "",
-        "The weights come from all of these. Whoever passes them on sees to it that each licence "
-        "allows it, and names the sources; this code's licence does not cover them.",
-    ]

@@ -51,6 +51,12 @@ class Tally:
         return np.where(size > 0, 2.0 * hit / np.maximum(size, 1), 1.0)
 
 
+def dice(tallies: Sequence[Tally], temperature: float, threshold: float) -> np.ndarray:
+    """Returns the Dice of each case at a temperature and one of CHOICES; see Tally.dice."""
+    [chosen] = np.flatnonzero(CHOICES == threshold)
+    return np.array([one.dice(temperature)[chosen] for one in tallies])
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """The best threshold: mean Dice with one half and with it, and the test's p."""
@@ -78,9 +84,9 @@ def learn(label: str, tallies: Sequence[Tally], temperature: float = 1.0) -> Cho
       tallies: of cases that the network has not learnt from; at least one.
       temperature: that probabilities will have been divided by.
     """
-    dice = np.stack([one.dice(temperature) for one in tallies])
-    mean = dice.mean(axis=0)
+    values = np.stack([one.dice(temperature) for one in tallies])
+    mean = values.mean(axis=0)
     best = int(np.flatnonzero(mean == mean.max())[-1])  # of equals the nearest to one half
-    p = paired_p(dice[:, best] - dice[:, _USUAL], [one.patient for one in tallies])
+    p = paired_p(values[:, best] - values[:, _USUAL], [one.patient for one in tallies])
     kept = bool(mean[best] > mean[_USUAL]) and p < SIGNIFICANT
     return Choice(label, float(CHOICES[best]), float(mean[_USUAL]), float(mean[best]), p, kept)

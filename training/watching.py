@@ -89,7 +89,23 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class Overlays(keras.callbacks.Callback):
+class _Written(keras.callbacks.Callback):
+    """Has one event file for the whole training, and none where another worker writes."""
+
+    def __init__(self, folder: pathlib.Path | None) -> None:
+        super().__init__()
+        self._writer = (
+            tf.summary.create_file_writer(str(folder))
+            if folder
+            else tf.summary.create_noop_writer()
+        )
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+class Overlays(_Written):
     """Writes some validation frames with truth and prediction to TensorBoard."""
 
     def __init__(
@@ -99,8 +115,8 @@ class Overlays(keras.callbacks.Callback):
         spec: InputSpec,
         average: Average,
     ) -> None:
-        super().__init__()
-        self._folder, self._spec, self._average = folder, spec, average
+        super().__init__(folder)
+        self._spec, self._average = spec, average
         self._images, self._targets = (np.asarray(part)[:OVERLAYS] for part in frames)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -111,8 +127,14 @@ class Overlays(keras.callbacks.Callback):
             _drawn(image, target, answer, self._spec.labels)
             for image, target, answer in zip(self._images, self._targets, answers, strict=True)
         ]
-        with tf.summary.create_file_writer(str(self._folder)).as_default():
-            tf.summary.image("truth white, prediction coloured", np.stack(pictures), step=epoch)
+        with self._writer.as_default():
+            tf.summary.image(
+                "truth white, prediction coloured",
+                np.stack(pictures),
+                step=epoch,
+                max_outputs=OVERLAYS,
+            )
+        self._writer.flush()
 
 
 def _drawn(
@@ -135,26 +157,25 @@ def _drawn(
     return picture
 
 
-class PrecisionRecall(keras.callbacks.Callback):
+class PrecisionRecall(_Written):
     """Writes the precision-recall curve of each label on validation to TensorBoard."""
 
     def __init__(self, folder: pathlib.Path | None, counts: ThresholdCounts) -> None:
         """Takes where to write, None where another worker does, and what was counted."""
-        super().__init__()
-        self._folder, self._counts = folder, counts
+        super().__init__(folder)
+        self._counts = counts
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Writes what the epoch's validation has counted; all workers add it up together."""
         curves = self._counts.curves()
-        if not self._folder:
-            return
-        with tf.summary.create_file_writer(str(self._folder)).as_default():
+        with self._writer.as_default():
             for label, curve in curves.items():
                 told = metadata.create_summary_metadata(
                     f"{label}, precision over recall", "pixels of validation", curve.shape[1]
                 )
                 rows = tf.constant(curve, tf.float32)
                 tf.summary.write(f"pr/{label}", rows, step=epoch, metadata=told)
+        self._writer.flush()
 
 
 class HyperParameters(keras.callbacks.Callback):

@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from data_pipeline import cases
-from evaluation.speed import machine
+from data_pipeline import cases, machine
 from evaluation.speed.job import BATCH, LABEL, SIDE, Job
 
 

@@ -27,9 +27,9 @@ import numpy as np
 import rich.console
 import rich.table
 
+from data_pipeline import machine
 from data_pipeline.errors import InputError
 from evaluation import summary, tables
-from evaluation.speed import machine
 
 PACKAGES = (
     "tensorflow", "tensorflow-io", "keras", "numpy", "opencv-python-headless", "torch", "monai",

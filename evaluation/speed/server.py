@@ -18,9 +18,8 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_pipeline import ports
+from data_pipeline import machine, ports
 from data_pipeline.errors import InputError
-from evaluation.speed import machine
 
 _START_S = 300.0  # TensorFlow alone may take half a minute to load on a busy machine
 _STOP_S = 30.0

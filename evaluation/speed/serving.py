@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import rich.console
 
-from data_pipeline import cases, inference, raster, spec
+from data_pipeline import cases, inference, machine, raster, spec
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from evaluation import summary
-from evaluation.speed import forward, machine, server, serving_tables
+from evaluation.speed import forward, server, serving_tables
 
 CLIENTS = (1, 4, 16, 64)
 # What is asked: tiles show what the server adds to the graph; voxels are read and placed by the

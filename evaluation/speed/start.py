@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import rich.console
 import rich.table
 
+from data_pipeline import machine
 from data_pipeline.errors import InputError
-from evaluation.speed import machine
 
 WAYS: Mapping[str, str] = {
     "NumPy": "import numpy",

@@ -20,10 +20,9 @@ from collections.abc import Callable, Sequence
 import rich.console
 import rich.table
 
-from data_pipeline import cases, phantom
+from data_pipeline import cases, machine, phantom
 from data_pipeline.cases import Case
 from data_pipeline.spec import InputSpec
-from evaluation.speed import machine
 
 _CAN_FORGET = hasattr(os, "posix_fadvise")  # not on macOS
 _BATCH = 8

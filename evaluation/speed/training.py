@@ -22,11 +22,10 @@ import sys
 import matplotlib.figure
 import rich.console
 
-from data_pipeline import cases
+from data_pipeline import cases, machine
 from data_pipeline.errors import InputError
 from evaluation import appearance, summary, tables
 from evaluation import run as scoring_command
-from evaluation.speed import machine
 
 RIVALS = ("BasicUNet", "DynUNet")
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation import statistics
+from models import statistics
 
 
 def test_mean_leaves_undefined_values_out_and_says_how_many_count():

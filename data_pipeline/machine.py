@@ -1,4 +1,4 @@
-"""What a measurement was taken on: it goes beside every table, or the numbers mean nothing."""
+"""What a measurement was taken on, or a network trained: it goes beside the numbers."""
 
 import datetime
 import importlib.metadata
@@ -51,6 +51,11 @@ def cpu_s(process_id: int) -> float:
     return sum(map(int, ticks)) / float(os.sysconf("SC_CLK_TCK"))
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    return {name: found for name in packages if (found := _version(name))}
+
+
 def describe(packages: Iterable[str]) -> dict[str, object]:
     """Returns date, processor, cores and the versions of those packages that are installed."""
     return {
@@ -58,7 +63,7 @@ def describe(packages: Iterable[str]) -> dict[str, object]:
         "processor": processor(),
         "cores": len(cores()),
         "python": platform.python_version(),
-        "versions": {name: found for name in packages if (found := _version(name))},
+        "versions": versions(packages),
     }
 
 
