@@ -44,6 +44,13 @@ NONE = Policy(
 )  # fmt: skip
 
 
+def policy(modality: str, shape: tuple[int, ...]) -> Policy:
+    """Returns how tiles of a modality and shape are augmented: only square ones turn by 90."""
+    found = XRAY if modality == "XR" else CT
+    square = shape[-1] == shape[-2]
+    return dataclasses.replace(found, quarter_turns=found.quarter_turns and square)
+
+
 def augment(
     image: tf.Tensor,
     target: tf.Tensor,

@@ -224,11 +224,13 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_for_bad_input():
         derived = flags.out.with_name(f"{flags.out.stem}_derived")
         names, found = find(flags.folder, derived, flags.modality, flags.label, flags.salt)
+        labelled = tuple(_with_lung_values(case, flags.lung_values) for case in found.cases)
+        found = dataclasses.replace(found, cases=labelled)
         console = Console(highlight=False, soft_wrap=True)
         if found.derived:
             console.print(f"making {len(found.derived)} files in {derived}")
         found, refused = derive(found)
-        write(flags.out, [_with_lung_values(case, flags.lung_values) for case in found.cases])
+        write(flags.out, found.cases)
         _tell(console, names, found, flags.out)
     for error in refused:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"left out: {error}")

@@ -18,7 +18,7 @@ _WORTH_WAITING = 1.5  # times as fast by the row, as on a GPU, and requests wait
 def config(batches_s: Mapping[int, float], cores: int) -> str:
     """Returns the text of BatchingParameters fitted to what batches cost.
 
-    A batch holds as many rows as are done in time. Rows run one after the other inside the
+    A batch holds as many rows as are done in time. Each row is computed on its own inside the
     graph, so that a mask does not depend on its batch (see serving.signatures); where a larger
     batch is no faster by the row, a request does not wait for others, and no batch is padded.
 
@@ -65,9 +65,10 @@ def measure_s(version: pathlib.Path) -> dict[int, float]:
     """Returns the least seconds of a batch on one core, by its rows.
 
     Raises:
-      InputError: if this process has another setting of oneDNN than the proof, and so other times.
+      InputError: if this process has another setting of oneDNN than the proof, and so other
+        times, or if a batch ends its process.
     """
     proof.check_setting(version)
     return forward_times.measure_s(
-        version, list(_batch_sizes()), threads=THREADS, longest_s=_LONGEST_BATCH_S
+        version, list(_batch_sizes()), threads=THREADS, at_once=1, longest_s=_LONGEST_BATCH_S
     )

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from rich import console as rich_console
 
-from data_pipeline import onednn
+from data_pipeline import machine, onednn
 from data_pipeline.errors import InputError, one_line_for_bad_input
 from serving import batch_fit, proof, rollout
 from serving.rollout import Served
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("exports", type=pathlib.Path, nargs="+", metavar="EXPORT", help="exports/MODEL")
     add("--out", type=pathlib.Path, required=True, help="the deployment folder")
     add("--stable", type=int, help="version labelled stable; default the one before the newest")
-    add("--cores", type=int, default=os.cpu_count(), help="of the machine that will serve")
+    add("--cores", type=int, default=len(machine.cores()), help="of the machine that will serve")
     add("--row-ms", type=float, help="time of one forward pass there; default: measured here")
     flags = parser.parse_args(argv)
     console = rich_console.Console(highlight=False, soft_wrap=True)
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError("--cores and --row-ms are above 0")
         with console.status("measuring forward passes"):
             batches_s = (
-                _slowest_batches_s(models)
+                _slowest_batches_s(wanted)
                 if flags.row_ms is None
                 else batch_fit.in_turn_s(flags.row_ms / 1000)
             )

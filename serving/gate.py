@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import numpy as np
@@ -128,7 +127,7 @@ def _fresh(work: Callable[..., T], *told: object) -> T:
     """
     try:
         return fresh_process.run(work, *told)
-    except BrokenProcessPool as error:
+    except fresh_process.Ended as error:
         raise parity.NotProven("not exported: the model ended its process") from error
 
 

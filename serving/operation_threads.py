@@ -1,16 +1,10 @@
 """How many threads an operation of a served network is shared among."""
 
-import os
 from collections.abc import Mapping, Sequence
 
+from data_pipeline import machine
+
 _WORTH_SHARING = 1.2  # times as fast by all cores, and an operation is shared among them
-
-
-def cores() -> int:
-    """Returns how many cores this process may use, as TensorFlow counts them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def best(passes_ms: Sequence[Mapping[int, float]]) -> int | None:
@@ -26,7 +20,7 @@ def best(passes_ms: Sequence[Mapping[int, float]]) -> int | None:
     Returns:
       None if it was not measured for as many cores as there are here.
     """
-    here = cores()
+    here = len(machine.cores())
     if not passes_ms or not all({1, here} <= set(one) for one in passes_ms):
         return None
     by_one, by_all = (sum(one[count] for one in passes_ms) for count in (1, here))

@@ -32,13 +32,14 @@ def read(version: pathlib.Path) -> Proof:
         told = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(told, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
+        pass_ms = {int(threads): float(ms) for threads, ms in dict(told.get("pass_ms", {})).items()}
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read, so nothing proves this version") from error
     return Proof(
         masks_equal=told.get("masks_equal") is True,
         precision=told.get("precision", "float32"),
         onednn=told.get("onednn"),
-        pass_ms={int(threads): ms for threads, ms in told.get("pass_ms", {}).items()},
+        pass_ms=pass_ms,
     )
 
 

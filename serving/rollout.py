@@ -6,6 +6,7 @@
 import dataclasses
 import pathlib
 import re
+import time
 from collections.abc import Sequence
 
 from data_pipeline.errors import InputError
@@ -13,6 +14,7 @@ from serving import proof
 from serving.server import model_config
 
 LABELS = ("stable", "canary")
+_READ_WITHIN_S = 60  # twice what deployments say with --model_config_file_poll_wait_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +75,12 @@ def next_step(wanted: Served, config: pathlib.Path) -> Served:
       config: models.config as it was written last; it need not exist.
 
     Returns:
-      `wanted`, if that can be taken up at once; else versions with `loading`.
+      `wanted`, if that can be taken up at once, or only by a server that starts anew, as with
+      another setting of oneDNN; else versions with `loading`.
 
     Raises:
-      InputError: if the file is no configuration.
+      InputError: if the file is no configuration, or labels are to move before a server can have
+        read it.
     """
     if not config.exists():
         return wanted
@@ -86,10 +90,28 @@ def next_step(wanted: Served, config: pathlib.Path) -> Served:
         return wanted
     stable, canary = (int(before.version_labels[label]) for label in LABELS)
     new = set(wanted.versions) - set(before.model_version_policy.specific.versions)
-    there = all((wanted.folder / str(version)).is_dir() for version in (stable, canary))
-    if not new or not there:
+    if not new:
+        if (stable, canary) != (wanted.stable, wanted.canary):
+            _check_was_read(config)
+        return wanted
+    labelled = [wanted.folder / str(version) for version in (stable, canary)]
+    if not all(path.is_dir() for path in labelled):
+        return wanted
+    if len({proof.read(path).onednn for path in (*labelled, *wanted.version_folders)}) > 1:
         return wanted
     return dataclasses.replace(wanted, stable=stable, canary=canary, loading=tuple(wanted.versions))
+
+
+def _check_was_read(config: pathlib.Path) -> None:
+    """Raises InputError while a server may not have loaded what a configuration names."""
+    age_s = time.time() - config.stat().st_mtime
+    if age_s < _READ_WITHIN_S:
+        raise InputError(
+            f"{config} was written {age_s:.0f} s ago, and a server reads it every 30 s: labels "
+            "must not move before it has loaded the versions. Run this again in "
+            f"{_READ_WITHIN_S - age_s:.0f} s, once they are AVAILABLE; or delete the file, if no "
+            "server runs on it"
+        )
 
 
 def _check_proof(folder: pathlib.Path) -> None:

@@ -115,3 +115,9 @@ def test_blur_is_the_binomial_kernel():
     spike[2, 2] = 1.0
     image, _ = moved(spike, spike, dataclasses.replace(STILL, blur=1.0))
     np.testing.assert_allclose(image[1:4, 1:4, 0] * 16, [[1, 2, 1], [2, 4, 2], [1, 2, 1]], atol=0.1)
+
+
+def test_only_square_tiles_turn_by_90_degrees():
+    assert augment.policy("CT", (32, 64, 64)) == augment.CT
+    assert not augment.policy("CT", (64, 32)).quarter_turns
+    assert augment.policy("XR", (64, 32)) == augment.XRAY

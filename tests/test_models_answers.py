@@ -11,7 +11,7 @@ import tiny_network
 from data_pipeline import geometry, tta
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
-from models import answers, members, segmenter, unet
+from models import answers, members, segmenter, unet, zoo
 
 # Keras, saving a network; see setup.cfg.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -114,6 +114,15 @@ def test_one_view_is_calibrated_by_its_logits_as_by_its_probabilities(precision)
     found = segmenter.Network(built, spec).in_precision(precision).predict(images)
     assert np.ptp(said) > 0.01  # there is something to calibrate
     np.testing.assert_allclose(found, 1 / (1 + ((1 - said) / said) ** 0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(zoo.NETWORKS))
+def test_each_network_of_the_zoo_tells_its_logits(name):
+    network = zoo.NETWORKS[name](PLAIN)
+    images = tiles(PLAIN)
+    found = answers._before_sigmoid(network)(images, training=False)
+    said = np.asarray(network(images, training=False), np.float64)
+    np.testing.assert_allclose(found, np.log(said / (1 - said)), atol=1e-4)
 
 
 def test_a_volume_is_resized_too():

@@ -18,7 +18,7 @@ CORES = 4
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr(operation_threads, "cores", lambda: CORES)
+    monkeypatch.setattr(operation_threads.machine, "cores", lambda: [0, 2, 4, 6])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Versions and labels of a deployment that is already served."""
 
 import json
+import os
 import re
 import time
 
@@ -13,18 +14,22 @@ from serving import rollout
 NAME = "half"
 
 
-def proven(folder):
+def proven(folder, onednn=True):
     (folder / "assets.extra").mkdir(parents=True)
     (folder / "saved_model.pb").touch()
-    told = json.dumps({"masks_equal": True, "onednn": True})
+    told = json.dumps({"masks_equal": True, "onednn": onednn})
     (folder / "assets.extra" / "parity.json").write_text(told)
 
 
-def written(folder, *models):
-    """What `python -m serving.deployment` would write next."""
+def written(folder, *models, base="/models/"):
+    """What `python -m serving.deployment` would write next, two minutes after the last time."""
     config = folder / "models.config"
+    if config.exists():
+        os.utime(config, (0, time.time() - 120))
     steps = [rollout.next_step(model, config) for model in models]
-    config.write_text(rollout.models_config(steps))
+    unfinished = folder / "unfinished.config"  # a server may be reading
+    unfinished.write_text(rollout.models_config(steps).replace("/models/", base))
+    unfinished.replace(config)
     return steps
 
 
@@ -72,6 +77,29 @@ def test_a_model_that_is_new_or_whose_labelled_versions_are_gone_is_not_waited_f
     assert told(step) == (2, 2, [2])
 
 
+def test_labels_wait_until_a_server_can_have_read_what_to_load(tmp_path):
+    exports = tmp_path / NAME
+    proven(exports / "1")
+    written(tmp_path, rollout.survey(exports))
+    proven(exports / "2")
+    written(tmp_path, rollout.survey(exports))
+    config = tmp_path / "models.config"
+    os.utime(config, (0, time.time() - 10))
+    with pytest.raises(InputError, match=r"written 10 s ago, .* again in 50 s, once they are AVAI"):
+        rollout.next_step(rollout.survey(exports), config)
+    os.utime(config, (0, time.time() - 61))
+    assert told(rollout.next_step(rollout.survey(exports), config)) == (1, 2, [1, 2])
+
+
+def test_versions_of_other_kernels_need_a_server_that_starts_anew(tmp_path):
+    exports = tmp_path / NAME
+    proven(exports / "1")
+    written(tmp_path, rollout.survey(exports))
+    proven(exports / "2", onednn=False)
+    [step] = written(tmp_path, rollout.survey(exports, stable=2))
+    assert told(step) == (2, 2, [2])
+
+
 def test_a_file_that_is_no_configuration_is_told_of(tmp_path):
     proven(tmp_path / NAME / "1")
     (tmp_path / "models.config").write_text("model {")
@@ -92,8 +120,7 @@ def test_a_running_server_follows_step_by_step_and_answers_all_the_while(tmp_pat
         (tmp_path / "unfinished").rename(exports / str(version))
 
     def deploy():
-        [step] = written(tmp_path, rollout.survey(exports))
-        config.write_text(config.read_text().replace("/models/", f"{tmp_path}/"))
+        [step] = written(tmp_path, rollout.survey(exports), base=f"{tmp_path}/")
         return step
 
     def answers(running):

@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 
-from data_pipeline import augment
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 from training import config, geometry_plan, plan
@@ -69,11 +68,6 @@ def test_volumes_are_resampled_to_the_median_spacing_of_the_data_unless_told():
 def test_volumes_whose_spacing_nobody_knows_need_to_be_told(median_mm):
     with pytest.raises(InputError, match="needs --spacing, since not every case says its own"):
         geometry_plan.derive(asked(tile="32,64,64"), median_mm)
-
-
-def test_only_square_tiles_turn_by_90_degrees():
-    assert geometry_plan.suited(augment.CT, (32, 64, 64)) == augment.CT
-    assert not geometry_plan.suited(augment.CT, (64, 32)).quarter_turns
 
 
 def test_a_plan_for_volumes_mirrors_in_the_plane_of_a_slice():

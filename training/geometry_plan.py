@@ -6,7 +6,6 @@ with neighbours a 2.5D one, three sides a 3D one; what is not asked for comes fr
 
 import dataclasses
 
-from data_pipeline import augment
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
 
@@ -85,12 +84,6 @@ def derive(wanted: Geometry, median_mm: tuple[float, ...] | None) -> Geometry:
         raise InputError("a tile of three sides needs --spacing, since not every case says its own")
     spacing_mm = tuple(round(axis, 3) for axis in median_mm)
     return dataclasses.replace(wanted, spacing_mm=spacing_mm)
-
-
-def suited(policy: augment.Policy, shape: tuple[int, ...]) -> augment.Policy:
-    """Returns the policy as far as it can be followed: only square tiles turn by 90 degrees."""
-    square = shape[-1] == shape[-2]
-    return dataclasses.replace(policy, quarter_turns=policy.quarter_turns and square)
 
 
 def describe(spec: InputSpec, foreground_share: float) -> str:

@@ -81,8 +81,7 @@ def make(config: TrainConfig) -> list[Plan]:
     spec = _spec(config, chosen, units, found)
     network = zoo.NETWORKS[config.model](spec)
     config = derive.batch(config, network, free)
-    policy = augment.XRAY if config.modality == "XR" else augment.CT
-    policy = geometry_plan.suited(policy, spec.shape)
+    policy = augment.policy(config.modality, spec.shape)
     return [
         Plan(config, where, spec, chosen, splits, policy, found, network)
         for where, splits in divided.items()

@@ -72,10 +72,7 @@ def network(name: str, spec: InputSpec) -> torch.nn.Module:
 def augmentation(spec: InputSpec) -> transforms.Compose:
     """Returns what our networks of this modality are trained with, in MONAI's own transforms."""
     data.set_track_meta(False)  # nobody asks where a tile came from, and it takes time
-    policy = augment.XRAY if spec.modality == "XR" else augment.CT
-    rows, cols = spec.shape
-    if rows != cols:
-        policy = dataclasses.replace(policy, quarter_turns=False)
+    policy = augment.policy(spec.modality, spec.shape)
     return transforms.Compose(rivals.monai_augmentation(policy, spec.shape, ("image", "target")))
 
 

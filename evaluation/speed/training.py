@@ -171,6 +171,8 @@ def main(argv: list[str]) -> None:
     """Parses flags, trains, scores and tells."""
     given = _flags(argv)
     rivals = [name for name in given.rivals.split(",") if name]
+    if unknown := sorted(set(rivals) - set(RIVALS)):
+        raise InputError(f"unknown rivals {', '.join(unknown)}; known: {', '.join(RIVALS)}")
     console = rich.console.Console(highlight=False)
     if rivals and importlib.util.find_spec("monai") is None:
         console.print("without MONAI: pip install --editable '.[rivals]' brings it")
