@@ -51,7 +51,7 @@ DIES_IN_THE_SECOND_FOLD = DIES.format(step=3 * 6 + 9)
 CLOCK = """
     from training import pace
     looks = itertools.count()
-    pace.time = types.SimpleNamespace(monotonic=lambda: {seconds} * next(looks))
+    run.time = pace.time = types.SimpleNamespace(monotonic=lambda: {seconds} * next(looks))
 """
 
 
