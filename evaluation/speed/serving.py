@@ -2,7 +2,7 @@
 
     python -m evaluation.speed serving runs/unet runs/light
 
-takes about 9 minutes a model on 2 idle cores, and 6 with `--seconds 2 --clients 1,16`. Without
+takes about 11 minutes a model on 2 idle cores, and 4 with `--seconds 2 --clients 1,16`. Without
 runs it first trains two. Each model's numbers are in OUT/serving.json and OUT/serving.md as soon
 as it is done.
 """
