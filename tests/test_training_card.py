@@ -36,6 +36,10 @@ def test_a_cross_validation_has_a_card_that_evaluation_completes(folds, tmp_path
     assert "Each case by the network that held it out" in done
     assert "| lung" in done
     assert done.index("### Split test of") < done.index("<!-- scores end here -->")
+    flags = f"--data {tmp_path}/data --runs {tmp_path}/runs --cache {tmp_path}/cache --name cv"
+    options = "--size 32 --batch-size 4 --precision float32 --epochs 1 --folds 2 --resume"
+    run.main([*flags.split(), *options.split()])  # there is nothing left to train
+    assert "### Split test of" in (folds / "model_card.md").read_text()
     # A fold's own card is about its network alone.
     alone = (folds / "fold0" / "model_card.md").read_text()
     assert "### Split" not in alone

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,11 @@ def test_without_any_foreground_there_is_no_window(make_case):
     taken = fingerprint.take([make_case("empty", image, image > 99)], ("lung",), seed=0)
     assert taken.foreground_window is None
     assert taken.foreground_share == {"lung": 0.0}
+
+
+def test_a_batch_of_volumes_is_small_where_the_memory_is_not_known():
+    asked = TrainConfig(modality="CT")
+    spec = InputSpec("CT", ("lung",), (32, 32, 32), window=(0.0, 1.0))
+    assert derive.batch(asked, zoo.NETWORKS["light"](spec), None).batch_size == 2
+    flat = dataclasses.replace(spec, shape=(32, 32))
+    assert derive.batch(asked, zoo.NETWORKS["light"](flat), None).batch_size == 8

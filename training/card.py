@@ -60,9 +60,9 @@ def of_run(plan: Plan, written: Mapping[str, Any]) -> str:
         _PLACE,
         "",
         (
-            "Validation Dice of the saved network is in the next section; during training it is in "
-            "`history.csv` and `curves.png`, on frames as the network sees them. It chose the "
-            "weights, so it flatters them."
+            "Validation Dice of the saved network is in the next section, unless calibration and "
+            "cleaning were switched off; during training it is in `history.csv` and `curves.png`, "
+            "on frames as the network sees them. It chose the weights, so it flatters them."
             if plan.part("validation")
             else "No case was left for validation: these are the last weights."
         ),
@@ -220,7 +220,8 @@ def _origin(plan: Plan, divided: str) -> list[str]:
         "## Data",
         f"{len(plan.cases)} cases of {patients} patients"
         + (f" ({unknown} cases of unknown patients, each counted as its own)" if unknown else "")
-        + f": {divided}. Splits are by patient; see `splits.csv`. Annotated: {annotated}.",
+        + f": {divided}. Splits are by patient; see `splits.csv`, of folds in "
+        f"each. Annotated: {annotated}.",
         "",
         "| data set | source | licence of images | licence of masks | cases |",
         "|---|---|---|---|---|",

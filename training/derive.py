@@ -137,6 +137,8 @@ def batch(config: TrainConfig, network: keras.Model, free: int | None) -> TrainC
     if config.batch_size:
         return config
     size = batch_size(sample_bytes(network), device.kind(), free)
+    if free is None and len(network.input_shape) == 5:  # volumes: (n, slices, rows, cols, channels)
+        size = _LEAST_VOLUMES
     return dataclasses.replace(config, batch_size=size)
 
 

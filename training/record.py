@@ -51,12 +51,19 @@ def start(plan: Plan) -> None:
     )
 
 
-def start_folds(plans: list[Plan]) -> None:
-    """Writes what makes the folder of the folds a run of its own: config.json, model_card.md."""
+def start_folds(plans: list[Plan], *, anew: bool) -> None:
+    """Writes what makes the folder of the folds a run of its own: config.json, model_card.md.
+
+    Args:
+      plans: of all folds.
+      anew: whether one was trained now; else a card stays, with the scores that were put into it.
+    """
     folder = plans[0].directory.parent
     _write(folder, _settings(plans[0]))
-    told_of = card.of_folds(plans, [_read(plan.directory) for plan in plans])
-    (folder / "model_card.md").write_text(told_of, encoding="utf-8")
+    path = folder / "model_card.md"
+    if anew or not path.exists():
+        told_of = card.of_folds(plans, [_read(plan.directory) for plan in plans])
+        path.write_text(told_of, encoding="utf-8")
 
 
 def finish(

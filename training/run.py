@@ -50,6 +50,7 @@ def _train(
     directory = plans[0].directory.parent if config.folds else plans[0].directory
     if config.overwrite and device.is_chief():
         fit.clear(directory)
+    trained = False
     for number, one in enumerate(plans):
         if config.resume and fit.is_finished(one.directory):
             record.check_same(one)
@@ -59,6 +60,7 @@ def _train(
         _introduce(one, console)
         try:
             fit.train(one, console, began_s)
+            trained = True
         except KeyboardInterrupt:  # in training, or before and after it
             again = shlex.join(w for w in words if w not in ("--resume", "--overwrite"))
             name = "" if config.name else f" --name {directory.name}"
@@ -68,7 +70,7 @@ def _train(
     if not device.is_chief():
         return
     if config.folds:
-        record.start_folds(plans)
+        record.start_folds(plans, anew=trained)
         folders = [one.directory for one in plans]
         calibrate.again(
             folders,
