@@ -113,16 +113,19 @@ def test_one_view_is_calibrated_by_its_logits_as_by_its_probabilities(precision)
     said = np.float64(segmenter.Network(built, PLAIN).in_precision(precision).predict(images))
     found = segmenter.Network(built, spec).in_precision(precision).predict(images)
     assert np.ptp(said) > 0.01  # there is something to calibrate
-    np.testing.assert_allclose(found, 1 / (1 + ((1 - said) / said) ** 0.5), atol=1e-6)
+    sure = np.abs(said - 0.5) > 0.49  # where a probability has lost what its logit keeps
+    expected = 1 / (1 + ((1 - said) / said) ** 0.5)
+    assert (~sure).any()
+    np.testing.assert_allclose(found[~sure], expected[~sure], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(zoo.NETWORKS))
 def test_each_network_of_the_zoo_tells_its_logits(name):
     network = zoo.NETWORKS[name](PLAIN)
     images = tiles(PLAIN)
-    found = answers._before_sigmoid(network)(images, training=False)
-    said = np.asarray(network(images, training=False), np.float64)
-    np.testing.assert_allclose(found, np.log(said / (1 - said)), atol=1e-4)
+    logits = np.float64(answers._before_sigmoid(network)(images, training=False))
+    said = network(images, training=False)
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), said, atol=1e-6)
 
 
 def test_a_volume_is_resized_too():
