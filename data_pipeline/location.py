@@ -29,3 +29,12 @@ def split_series(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     """Splits FOLDER#SERIES into its parts; a path without one has the series ""."""
     folder, mark, number = path.name.rpartition("#")
     return (path.with_name(folder), number) if mark and not path.exists() else (path, "")
+
+
+def within_here(path: pathlib.Path) -> pathlib.Path:
+    """Returns a path relative to the working directory where it lies in it.
+
+    So results can be shared without telling where their maker keeps files.
+    """
+    whole, here = path.resolve(), pathlib.Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else path

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 import cv2
 import rich.console
 
-from data_pipeline import cases, machine, raster
+from data_pipeline import cases, location, machine, raster
 from data_pipeline.errors import InputError, one_line_for_bad_input
-from evaluation import costs, results, runs, summary, tables
+from evaluation import costs, runs, summary, tables
 from evaluation import run as scoring_command
 
 NETWORKS = ("unet", "unet_residual", "light", "cnn")
@@ -116,7 +116,7 @@ def from_flags(argv: list[str] | None = None) -> Settings:
     every = ",".join(task.name for task in TASKS)
     add("--tasks", default=every, help="default: %(default)s")  # fmt: skip
     given = vars(parser.parse_args(argv))
-    given["data"] = results.within_here(given["data"])
+    given["data"] = location.within_here(given["data"])
     given["tasks"] = tuple(given["tasks"].split(","))
     unknown = set(given["tasks"]) - {task.name for task in TASKS}
     if unknown:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from data_pipeline import cases, onednn, remote
+from data_pipeline import cases, location, onednn, remote
 from data_pipeline import write as data_write
 from data_pipeline.cases import Case
 from evaluation import (
@@ -85,7 +85,7 @@ class Provenance:
         return cls(
             command=command,
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            manifest=str(within_here(manifest)),
+            manifest=str(location.within_here(manifest)),
             manifest_sha256=digest,
             split=split,
             seed=seed,
@@ -93,15 +93,6 @@ class Provenance:
             versions={"python": platform.python_version(), **_versions()},
             onednn=onednn.enabled(),
         )
-
-
-def within_here(path: pathlib.Path) -> pathlib.Path:
-    """Returns a path relative to the working directory where it lies in it.
-
-    So results can be shared without telling where their maker keeps files.
-    """
-    whole, here = path.resolve(), pathlib.Path.cwd()
-    return whole.relative_to(here) if whole.is_relative_to(here) else path
 
 
 def _versions() -> dict[str, str]:

@@ -8,8 +8,8 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+from data_pipeline import location, split
 from data_pipeline import spec as specs
-from data_pipeline import split
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.scan import Scan
@@ -18,6 +18,8 @@ from evaluation import entrants
 from evaluation.entrants import Segments
 from evaluation.score import Answer
 from models import members
+
+_PLACES = frozenset({"runs", "cache", "mlflow"})  # settings of a run that say where, not what
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +72,17 @@ class Run:
             "network_sha256": [_sha256(fold / members.WEIGHTS) for fold in self.folds],
             "spec": dataclasses.asdict(self.spec),
             "fold_thresholds": [specs.load(fold / "spec.json").above for fold in self.folds],
-            "config": dict(self.config),
+            "config": _shared(self.config),
             "members": [str(member.path) for member in self.members],
         }
+
+
+def _shared(config: Mapping[str, object]) -> dict[str, object]:
+    """Returns a run's settings without those that only say where its maker keeps files."""
+    kept = {name: value for name, value in config.items() if name not in _PLACES}
+    if "data" in kept:
+        kept["data"] = str(location.within_here(pathlib.Path(str(kept["data"]))))
+    return kept
 
 
 def load(path: pathlib.Path, tta: str | None = None) -> Run:

@@ -85,6 +85,18 @@ def test_the_folds_of_a_cross_validation_have_together_seen_every_case(make_run,
     assert set(seen(both, manifest).values()) == {"training"}
 
 
+def test_a_summary_does_not_tell_where_its_maker_keeps_files(make_run, tmp_path, monkeypatch):
+    path = make_run("a", A)
+    told = json.loads((path / "config.json").read_text())
+    told |= {"runs": "/home/me/runs", "cache": "/home/me/cache", "mlflow": "http://mine", "seed": 3}
+    (path / "config.json").write_text(json.dumps(told | {"data": str(tmp_path / "m.csv")}))
+    monkeypatch.chdir(tmp_path)
+    config = runs.load(path).describe()["config"]
+    assert config["data"] == "m.csv"
+    assert config["seed"] == 3
+    assert not {"runs", "cache", "mlflow"} & config.keys()
+
+
 def test_an_ensemble_answers_as_the_network_that_is_exported(make_run, manifest):
     paths = [make_run("a", A, seed=0), make_run("b", B, seed=1)]
     both = ensembles.load("both", paths, "flips")

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from data_pipeline import machine, read, remote
+from data_pipeline import location, machine, read, remote
 from data_pipeline.cases import Case
 from data_pipeline.errors import InputError
 from data_pipeline.spec import InputSpec
@@ -184,9 +184,7 @@ def _digest(cases: tuple[Case, ...], told_of: Callable[[pathlib.Path], Iterator[
 
 def _settings(plan: Plan) -> dict[str, Any]:
     settings = dataclasses.asdict(plan.config)
-    data = plan.config.data.resolve()
-    inside = data.is_relative_to(pathlib.Path.cwd())
-    settings["data"] = os.path.relpath(data) if inside else str(data)
+    settings["data"] = location.within_here(plan.config.data.resolve())
     return {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in settings.items()}
 
 
